@@ -1,0 +1,24 @@
+"""Every test runs on eight CPU devices with strict ranks; the README's Python blocks are tests."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import sybil
+import sybil.parsers.markdown
+
+import zsharp_jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+pytest_collect_file = sybil.Sybil(
+    parsers=[sybil.parsers.markdown.PythonCodeBlockParser()], patterns=["README.md"]
+).pytest()
+
+
+@pytest.fixture(autouse=True)
+def _public_names_in_doctests(doctest_namespace):
+    """Docstring examples read as after `import jax, optax` and `from zsharp_jax import *`."""
+    public = {name: getattr(zsharp_jax, name) for name in dir(zsharp_jax) if name[0] != "_"}
+    doctest_namespace.update(public, jax=jax, jnp=jnp, optax=optax)

@@ -1,0 +1,19 @@
+"""Sharpness-aware minimisation with z-score gradient filtering, as Optax transformations."""
+
+import importlib.metadata
+
+from zsharp_jax._ascent import asam as asam
+from zsharp_jax._ascent import friendly_sam as friendly_sam
+from zsharp_jax._ascent import sam as sam
+from zsharp_jax._ascent import scale_to_norm as scale_to_norm
+from zsharp_jax._ascent import zsharp as zsharp
+from zsharp_jax._ascent import zsharp_reference as zsharp_reference
+from zsharp_jax._filter import zscore_filter as zscore_filter
+from zsharp_jax._step import SamInfo as SamInfo
+from zsharp_jax._step import SamState as SamState
+from zsharp_jax._step import init_state as init_state
+from zsharp_jax._step import sam_step as sam_step
+from zsharp_jax._step import sharp_value_and_grad as sharp_value_and_grad
+from zsharp_jax._step import sharpness_aware as sharpness_aware
+
+__version__ = importlib.metadata.version("zsharp-jax")

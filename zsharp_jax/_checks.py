@@ -1,0 +1,67 @@
+"""What a Python argument may be; each refusal names the argument, the rule and the value got."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+def checked_quantile(quantile: float) -> float:
+    """Returns `quantile` if it is a Python number in [0, 1), else raises.
+
+    It sets how many entries are kept, so it must be known when the step is traced.
+    """
+    _refuse_array("quantile", quantile)
+    if not _is_real(quantile) or not 0 <= quantile < 1:
+        raise ValueError(f"`quantile` must lie in [0, 1), got {quantile!r}.")
+    return float(quantile)
+
+
+def checked_min_ndim(min_ndim: int) -> int:
+    """Returns `min_ndim` if it is a Python integer of at least 0, else raises."""
+    _refuse_array("min_ndim", min_ndim)
+    if isinstance(min_ndim, bool) or not isinstance(min_ndim, (int, np.integer)) or min_ndim < 0:
+        raise ValueError(f"`min_ndim` must be an integer of at least 0, got {min_ndim!r}.")
+    return int(min_ndim)
+
+
+def checked_rho(rho: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    """Returns `rho` if it is a schedule, a traced number or a finite number of at least 0."""
+    if callable(rho) or isinstance(rho, jax.core.Tracer):
+        return rho
+    return checked_nonnegative("rho", rho)
+
+
+def checked_nonnegative(name: str, value: Any) -> Any:
+    """Returns `value` if it is a finite scalar of at least 0 (or traced), else raises."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if not _is_real(value) or not np.isfinite(value) or value < 0:
+        raise ValueError(f"`{name}` must be finite and at least 0, got {value!r}.")
+    return value
+
+
+def checked_choice(name: str, value: str, choices: Collection[str]) -> str:
+    """Returns `value` if it is one of `choices`, else raises."""
+    if value not in choices:
+        known = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be {known}, got {value!r}.")
+    return value
+
+
+def _refuse_array(name: str, value: Any) -> None:
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"`{name}` must be a Python number, for it is needed when the step is traced, got an "
+            "array; where Optax makes arrays of numbers, name it: "
+            '`optax.inject_hyperparams(zsharp, static_args=("quantile", "min_ndim"))`.'
+        )
+
+
+def _is_real(value: Any) -> bool:
+    """Whether `value` is one real number and no bool."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.ndim == 0 and np.issubdtype(value.dtype, np.floating)
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
