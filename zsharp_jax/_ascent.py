@@ -314,9 +314,8 @@ def _whole_where_nothing_is_kept(
     """Filters, but passes the gradient whole where all of the filtered one is 0 (paper, eq. 4)."""
 
     def whole_if_empty(filtered, gradients):
-        kept = jax.tree.reduce(
-            jnp.logical_or, jax.tree.map(lambda leaf: jnp.any(leaf != 0), filtered)
-        )
+        nonzero = [jnp.any(leaf != 0) for leaf in jax.tree.leaves(filtered)]
+        kept = jnp.any(jnp.array(nonzero))
         return optax.tree.where(kept, filtered, gradients)
 
     def filter_gradients(gradients, params=None):

@@ -1,0 +1,223 @@
+"""Laws of every ascent, and the formula of each against NumPy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from zsharp_jax import asam, friendly_sam, sam, scale_to_norm, zsharp, zsharp_reference
+
+RNG = np.random.default_rng(0)
+SHAPES = {"conv": (3, 3, 4, 8), "dense": (24, 10), "bias": (8,), "scale": ()}
+
+
+def random_tree(scale=1.0, dtype=np.float32):
+    return {name: (scale * RNG.normal(size=s)).astype(dtype) for name, s in SHAPES.items()}
+
+
+GRADIENTS, PARAMS = random_tree(), random_tree()
+
+ASCENTS = {
+    "sam": sam,
+    "asam": asam,
+    "friendly_sam": friendly_sam,
+    "zsharp": zsharp,
+    "zsharp layer norm": lambda rho: zsharp(rho, norm_scope="layer"),
+    "zsharp global percentile": lambda rho: zsharp(rho, percentile_scope="global"),
+    "zsharp all tensors": lambda rho: zsharp(rho, min_ndim=0),
+    "zsharp_reference": zsharp_reference,
+    "scale_to_norm": scale_to_norm,
+    "scale_to_norm by layer": lambda rho: scale_to_norm(rho, scope="layer"),
+}
+NORMALISED_GLOBALLY = [
+    "sam",
+    "friendly_sam",
+    "zsharp",
+    "zsharp global percentile",
+    "zsharp all tensors",
+    "scale_to_norm",
+]
+every_ascent = pytest.mark.parametrize("name", ASCENTS)
+
+
+def perturbation(ascent, gradients, params=PARAMS):
+    return jax.jit(ascent.update)(gradients, ascent.init(params), params)[0]
+
+
+@pytest.mark.parametrize("rho", [0.05, 3.0])
+@pytest.mark.parametrize("name", NORMALISED_GLOBALLY)
+def test_the_perturbation_has_length_rho(name, rho):
+    length = oracles.norm(jax.tree.leaves(perturbation(ASCENTS[name](rho), GRADIENTS)))
+    np.testing.assert_allclose(length, rho, rtol=1e-5)
+
+
+@every_ascent
+def test_a_zero_gradient_gives_a_zero_perturbation(name):
+    zeros = optax.tree.zeros_like(GRADIENTS)
+    chex.assert_trees_all_equal(perturbation(ASCENTS[name](0.05), zeros), zeros)
+
+
+@every_ascent
+def test_a_zero_rho_gives_a_zero_perturbation(name):
+    zeros = optax.tree.zeros_like(GRADIENTS)
+    chex.assert_trees_all_equal(perturbation(ASCENTS[name](0.0), GRADIENTS), zeros)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@every_ascent
+def test_structure_and_dtype_are_those_of_the_gradient(name, dtype):
+    gradients, params = random_tree(dtype=dtype), random_tree(dtype=dtype)
+    found = perturbation(ASCENTS[name](0.05), gradients, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, gradients)
+
+
+@pytest.mark.parametrize("scale", [300.0, 1e-4])
+@every_ascent
+def test_float16_gradients_neither_overflow_nor_vanish(name, scale):
+    gradients = random_tree(scale, np.float16)
+    exact = {leaf_name: leaf.astype(np.float32) for leaf_name, leaf in gradients.items()}
+    found = perturbation(ASCENTS[name](0.05), gradients)
+    chex.assert_trees_all_close(
+        jax.tree.map(np.float32, found),
+        perturbation(ASCENTS[name](0.05), exact),
+        rtol=2e-3,
+        atol=1e-6,
+    )
+
+
+@every_ascent
+def test_the_state_keeps_its_shape_and_nothing_compiles_twice(name):
+    ascent = ASCENTS[name](0.05)
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(ascent.update, n=1))
+    state = ascent.init(PARAMS)
+    for _ in range(3):
+        _, new_state = update(GRADIENTS, state, PARAMS)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+        state = new_state
+
+
+@every_ascent
+def test_a_schedule_of_rho_counts_the_ascents(name):
+    lengths = jnp.array([0.1, 0.2, 0.0, -0.5, 0.4])
+    scheduled = ASCENTS[name](lambda count: lengths[count])
+    state, update = scheduled.init(PARAMS), jax.jit(scheduled.update)
+    fixed_state = ASCENTS[name](1.0).init(PARAMS)
+    for rho in [0.1, 0.2, 0.0, 0.0, 0.4]:  # a negative length counts as 0
+        gradients = random_tree()
+        found, state = update(gradients, state, PARAMS)
+        expected, fixed_state = ASCENTS[name](rho).update(gradients, fixed_state, PARAMS)
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@every_ascent
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "0.05", None])
+def test_a_bad_rho_is_refused(name, rho):
+    with pytest.raises(ValueError, match=rf"`rho` must be finite and at least 0, got {rho!r}"):
+        ASCENTS[name](rho)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: asam(0.5, eta=-1.0), "`eta` must be finite and at least 0, got -1.0"),
+        (lambda: friendly_sam(0.1, sigma=-1), "`sigma` must be finite and at least 0, got -1"),
+        (lambda: friendly_sam(0.1, decay=1.5), r"`decay` must lie in \[0, 1\], got 1.5"),
+        (lambda: scale_to_norm(0.1, scope="leaf"), '`scope` must be "global" or "layer", got'),
+        (lambda: scale_to_norm(0.1, delta=-1e-8), "`delta` must be finite and at least 0"),
+        (lambda: zsharp(0.1, 1.0), r"`quantile` must lie in \[0, 1\), got 1.0"),
+        (lambda: zsharp(0.1, norm_scope="leaf"), "`norm_scope` must be"),
+        (lambda: zsharp(0.1, percentile_scope="leaf"), "`percentile_scope` must be"),
+        (lambda: zsharp_reference(0.1, -0.5), r"`quantile` must lie in \[0, 1\), got -0.5"),
+    ],
+)
+def test_other_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.95])
+def test_zsharp_is_the_papers_formula(quantile):
+    found = perturbation(zsharp(0.05, quantile), GRADIENTS)
+    expected = oracles.zsharp(GRADIENTS, 0.05, quantile)
+    chex.assert_trees_all_close(found, jax.tree.map(np.float32, expected), rtol=1e-5)
+
+
+def test_zsharp_with_one_quantile_over_all_layers():
+    masks = oracles.global_keep_masks([GRADIENTS["conv"], GRADIENTS["dense"]], 0.9)
+    found = perturbation(zsharp(0.05, 0.9, percentile_scope="global"), GRADIENTS)
+    np.testing.assert_array_equal(found["conv"] != 0, masks[0])
+    np.testing.assert_array_equal(found["dense"] != 0, masks[1])
+
+
+def test_zsharp_falls_back_to_sam_where_nothing_is_kept():
+    constant = {"kernel": jnp.full((4, 4), 0.3), "bias": jnp.zeros(3)}
+    for ascent in (zsharp(0.05), zsharp(0.05, percentile_scope="global"), zsharp_reference(0.05)):
+        chex.assert_trees_all_close(
+            perturbation(ascent, constant), perturbation(sam(0.05), constant), rtol=1e-6
+        )
+
+
+def test_zsharp_falls_back_layer_by_layer_where_it_normalises_so():
+    gradients = {"constant": jnp.full((4, 4), 0.3), "dense": GRADIENTS["dense"]}
+    found = perturbation(zsharp(0.05, norm_scope="layer"), gradients)
+    np.testing.assert_allclose(found["constant"], 0.05 / 4, rtol=1e-5)
+    assert np.count_nonzero(found["dense"]) == oracles.kept_count(240, 0.95)
+    for leaf in found.values():
+        np.testing.assert_allclose(oracles.norm([leaf]), 0.05, rtol=1e-5)
+
+
+def test_the_reference_brings_every_filtered_tensor_to_rho():
+    found = perturbation(zsharp_reference(0.05), GRADIENTS)
+    whole = oracles.norm(GRADIENTS.values())
+    for name in ("conv", "dense"):
+        np.testing.assert_allclose(oracles.norm([found[name]]), 0.05, rtol=1e-5)
+    for name in ("bias", "scale"):
+        np.testing.assert_allclose(found[name], 0.05 * GRADIENTS[name] / whole, rtol=1e-5)
+
+
+def test_asam_measures_in_units_of_the_weights():
+    found = perturbation(asam(0.5, eta=0.1), GRADIENTS)
+    unit = {name: np.abs(w) + 0.1 if name != "bias" else 1.0 for name, w in PARAMS.items()}
+    length = oracles.norm([unit[name] * g for name, g in GRADIENTS.items()])
+    for name, gradient in GRADIENTS.items():
+        np.testing.assert_allclose(found[name], 0.5 * unit[name] ** 2 * gradient / length, 1e-5)
+
+
+def test_asam_knows_a_bias_however_deep_it_lies():
+    params = {"layer": {"bias": jnp.array([5.0]), "kernel": jnp.array([5.0])}}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    found = perturbation(asam(1.0, eta=0.0), gradients, params)["layer"]
+    np.testing.assert_allclose(found["kernel"] / found["bias"], 25.0, rtol=1e-5)
+
+
+def test_asam_needs_params():
+    with pytest.raises(ValueError, match="`asam` measures in units of the weights and needs"):
+        asam(0.5).update(GRADIENTS, asam(0.5).init(PARAMS))
+
+
+def test_friendly_sam_subtracts_the_running_mean():
+    ascent, running_mean = friendly_sam(0.05, sigma=0.7, decay=0.6), None
+    state = ascent.init(PARAMS)
+    for _ in range(4):
+        gradients = random_tree()
+        found, state = ascent.update(gradients, state)
+        if running_mean is None:
+            news, running_mean = gradients, gradients
+        else:
+            news = jax.tree.map(lambda g, m: g - 0.7 * m, gradients, running_mean)
+            running_mean = jax.tree.map(lambda g, m: 0.6 * m + 0.4 * g, gradients, running_mean)
+        length = oracles.norm(news.values())
+        expected = {name: 0.05 * leaf / length for name, leaf in news.items()}
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_trees_without_leaves_and_with_none_leaves():
+    for name, make in ASCENTS.items():
+        ascent = make(0.05)
+        assert perturbation(ascent, {}, {}) == {}, name
+        tree = {"a": None, "b": jnp.ones((2, 2))}
+        assert perturbation(ascent, tree, tree)["a"] is None, name
