@@ -1,0 +1,96 @@
+"""Eight devices take the step that one takes, and never gather a tensor to filter it."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from problems import BATCH, network_loss, network_params
+
+from zsharp_jax import (
+    asam,
+    friendly_sam,
+    init_state,
+    sam,
+    sam_step,
+    zscore_filter,
+    zsharp,
+    zsharp_reference,
+)
+
+ASCENTS = {
+    "sam": sam(0.1),
+    "asam": asam(0.1),
+    "friendly_sam": friendly_sam(0.1),
+    "zsharp": zsharp(0.1, 0.8),
+    "zsharp global": zsharp(0.1, 0.8, percentile_scope="global"),
+    "zsharp_reference": zsharp_reference(0.1, 0.8),
+}
+OPTIMIZER = optax.adamw(1e-2)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def fully_sharded(mesh, params):
+    """Every leaf is split along its first axis of a length that eight divides."""
+
+    def place(leaf):
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % 8 == 0]
+        spec = P(*[None] * axes[0], "data") if axes else P()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, params)
+
+
+def replicated(mesh, params):
+    return jax.device_put(params, NamedSharding(mesh, P()))
+
+
+@pytest.mark.parametrize("place", [replicated, fully_sharded])
+@pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
+    alone = init_state(network_params(), OPTIMIZER, ascent)
+    together = init_state(place(mesh, network_params()), OPTIMIZER, ascent)
+    split_batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, together)
+    step, step_together = (sam_step(network_loss, OPTIMIZER, ascent) for _ in range(2))
+
+    for _ in range(3):
+        alone, info_alone = step(alone, *BATCH)
+        together, info_together = step_together(together, *split_batch)
+        chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(info_together, info_alone, rtol=1e-5)
+
+    jax.tree.map(
+        lambda leaf, before: chex.assert_equal(
+            leaf.sharding.is_equivalent_to(before, leaf.ndim), True
+        ),
+        together,
+        shardings,
+    )
+    assert step_together._cache_size() == 1
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope):
+    split = NamedSharding(mesh, P("data"))
+    gradients = {
+        name: jax.device_put(np.random.default_rng(0).normal(size=(64, 32)).astype("f4"), split)
+        for name in ("a", "b")
+    }
+    transformation = zscore_filter(0.9, scope=scope)
+    update = jax.jit(lambda g: transformation.update(g, optax.EmptyState())[0])
+    program = update.lower(gradients).compile().as_text()
+    assert "all-reduce" in program
+    for collective in ("all-gather", "all-to-all", "collective-permute", "sort("):
+        assert collective not in program
+    kept = update(gradients)
+    assert kept["a"].sharding.is_equivalent_to(split, 2)
+    alone = update(jax.tree.map(jnp.asarray, jax.device_get(gradients)))
+    chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(alone))

@@ -1,0 +1,59 @@
+"""The library imports jax and optax and nothing else; imports run one way."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import zsharp_jax
+
+PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
+LAYERS = ["_checks", "_precision", "_order_statistic", "_filter", "_ascent"]
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_library_loads_neither_flax_nor_the_benchmark():
+    unwanted = ["flax", "chex", "matplotlib", "rich", "sklearn", "zsharp_jax.models"]
+    script = f"import sys, zsharp_jax; print([m for m in {unwanted} if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_library_names_no_other_package():
+    for path in PACKAGE.glob("*.py"):
+        roots = {module.split(".")[0] for module in imported_modules(path)}
+        foreign = roots - set(sys.stdlib_module_names) - {"jax", "optax", "numpy", "zsharp_jax"}
+        assert not foreign, (path.name, foreign)  # numpy comes with jax
+
+
+def test_imports_run_one_way():
+    for position, name in enumerate(LAYERS):
+        own = {
+            m.split(".")[1] for m in imported_modules(PACKAGE / f"{name}.py") if "zsharp_jax." in m
+        }
+        assert own <= set(LAYERS[:position]), (name, own)
+    own = {m.split(".")[1] for m in imported_modules(PACKAGE / "_step.py") if "zsharp_jax." in m}
+    assert own == {"_precision"}  # the step knows no ascent
+    for path in (PACKAGE / "models").glob("*.py"):
+        assert not any("benchmark" in module for module in imported_modules(path)), path
+
+
+def test_every_public_name_is_there_and_documented():
+    names = {
+        "SamInfo", "SamState", "asam", "friendly_sam", "init_state", "sam", "sam_step",
+        "scale_to_norm", "sharp_value_and_grad", "sharpness_aware", "zscore_filter", "zsharp",
+        "zsharp_reference",
+    }  # fmt: skip
+    assert {name for name in dir(zsharp_jax) if name[0] != "_" and name[0] != name} >= names
+    for name in names - {"SamInfo", "SamState"}:
+        assert "Example:" in getattr(zsharp_jax, name).__doc__, name
+    assert (PACKAGE / "py.typed").exists()

@@ -1,0 +1,133 @@
+"""Our pieces inside Optax's wrappers, and Optax's inside ours: right, or refused with a way out."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from problems import BATCH, network_loss, network_params
+
+from zsharp_jax import init_state, sam, sam_step, sharpness_aware, zscore_filter, zsharp
+
+
+def gradients_at(params, batch=BATCH):
+    return jax.grad(network_loss)(params, *batch)
+
+
+def one_step(optimizer, ascent):
+    state = init_state(network_params(), optimizer, ascent)
+    return sam_step(network_loss, optimizer, ascent)(state, *BATCH)
+
+
+def test_ascents_ignore_extra_arguments_in_a_chain():
+    ascent = optax.chain(zscore_filter(0.5), sam(0.1))
+    params = network_params()
+    plain, _ = ascent.update(gradients_at(params), ascent.init(params), params)
+    with_extra, _ = optax.with_extra_args_support(ascent).update(
+        gradients_at(params), ascent.init(params), params, value=1.0
+    )
+    chex.assert_trees_all_equal(with_extra, plain)
+    chex.assert_trees_all_close(
+        plain, zsharp(0.1, 0.5).update(gradients_at(params), zsharp(0.1).init(params))[0], rtol=1e-6
+    )
+
+
+def test_a_masked_filter_leaves_the_other_layers_whole():
+    mask = {"hidden": True, "head": False}
+    masked = optax.masked(zscore_filter(0.9), mask)
+    gradients = gradients_at(network_params())
+    kept, _ = masked.update(gradients, masked.init(gradients))
+    chex.assert_trees_all_equal(kept["head"], gradients["head"])
+    assert np.count_nonzero(kept["hidden"]["kernel"]) == oracles.kept_count(48, 0.9)
+
+
+def test_frozen_layers_are_not_perturbed_by_a_partitioned_ascent():
+    labels = {"hidden": "trained", "head": "frozen"}
+    parts = {"trained": zsharp(0.05), "frozen": optax.set_to_zero()}
+    _, info = one_step(optax.partition({**parts, "trained": optax.sgd(0.1)}, labels), sam(0.05))
+    np.testing.assert_allclose(info.perturbation_norm, 0.05, rtol=1e-5)
+
+    ascent, params = optax.partition(parts, labels), network_params()
+    perturbation, _ = ascent.update(gradients_at(params), ascent.init(params), params)
+    chex.assert_trees_all_equal(perturbation["head"], jax.tree.map(jnp.zeros_like, params["head"]))
+    length = oracles.norm(jax.tree.leaves(perturbation["hidden"]))
+    np.testing.assert_allclose(length, 0.05, rtol=1e-5)
+
+
+def test_an_injected_rho_can_be_set_between_steps():
+    make_ascent = optax.inject_hyperparams(zsharp, static_args=("quantile", "min_ndim"))
+    optimizer, ascent = optax.sgd(0.1), make_ascent(rho=0.05)
+    state = init_state(network_params(), optimizer, ascent)
+    step = sam_step(network_loss, optimizer, ascent)
+    for rho in (0.05, 0.2, 0.0):
+        state.ascent_state.hyperparams["rho"] = jnp.asarray(rho, jnp.float32)
+        state, info = step(state, *BATCH)
+        np.testing.assert_allclose(info.perturbation_norm, rho, rtol=1e-5)
+
+
+def test_an_injected_quantile_is_refused_with_a_way_out():
+    with pytest.raises(TypeError, match=r'static_args=\("quantile", "min_ndim"\)'):
+        optax.inject_hyperparams(zsharp)(rho=0.05).init(network_params())
+
+
+def test_multi_steps_inside_averages_the_sharp_gradients():
+    accumulating = optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2).gradient_transformation()
+    optimizer, params = sharpness_aware(accumulating, sam(0.05)), network_params()
+    halves = [[array[:32] for array in BATCH], [array[32:] for array in BATCH]]
+    state, expected = optimizer.init(params), []
+    for half in halves:
+        at_half = functools.partial(gradients_at, batch=half)
+        updates, state = optimizer.update(at_half(params), state, params, grad_fn=at_half)
+        perturbation, _ = sam(0.05).update(at_half(params), sam(0.05).init(params))
+        expected.append(at_half(optax.apply_updates(params, perturbation)))
+    mean = jax.tree.map(lambda a, b: -0.1 * (a + b) / 2, *expected)
+    chex.assert_trees_all_close(updates, mean, rtol=1e-4, atol=1e-7)
+
+
+def test_multi_steps_around_is_the_big_batch_where_grad_fn_covers_it():
+    params, halves = network_params(), [[a[:32] for a in BATCH], [a[32:] for a in BATCH]]
+    tx = optax.MultiSteps(sharpness_aware(optax.sgd(0.1), sam(0.05)), every_k_schedule=2)
+    state = tx.init(params)
+    for half in halves:
+        updates, state = tx.update(gradients_at(params, half), state, params, grad_fn=gradients_at)
+    expected, _ = one_step(optax.sgd(0.1), sam(0.05))
+    chex.assert_trees_all_close(
+        optax.apply_updates(params, updates), expected.params, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_apply_if_finite_around_skips_a_bad_step_and_recovers():
+    tx = optax.apply_if_finite(
+        sharpness_aware(optax.adam(0.1), sam(0.05)), max_consecutive_errors=3
+    )
+    params = network_params()
+    state = tx.init(params)
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    updates, state = tx.update(broken, state, params, grad_fn=lambda _: broken)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(updates))
+    updates, state = tx.update(gradients_at(params), state, params, grad_fn=gradients_at)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
+    assert state.last_finite.dtype == bool and state.total_notfinite == 1
+
+
+def test_apply_if_finite_inside_a_step_keeps_its_bool():
+    optimizer = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=3)
+    state, _ = one_step(optimizer, zsharp(0.05))
+    assert state.opt_state.last_finite.dtype == bool
+
+
+def test_the_filter_serves_optaxs_own_sam():
+    ascent = optax.chain(zscore_filter(0.5), optax.contrib.normalize(), optax.sgd(0.1))
+    theirs = optax.contrib.sam(optax.sgd(0.1), ascent, opaque_mode=True)
+    params = network_params()
+    updates, _ = theirs.update(
+        gradients_at(params), theirs.init(params), params, grad_fn=lambda w, _: gradients_at(w)
+    )
+    # Optax subtracts an adversarial *descent* twice; ours adds the ascent.
+    ours = sharpness_aware(optax.sgd(0.1), zsharp(0.1, 0.5))
+    expected, _ = ours.update(gradients_at(params), ours.init(params), params, grad_fn=gradients_at)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-4, atol=1e-6)

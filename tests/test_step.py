@@ -1,0 +1,263 @@
+"""Laws of the step, whichever way it is taken."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import BATCH, moving_statistics_loss, network_loss, network_params
+
+from zsharp_jax import (
+    SamInfo,
+    SamState,
+    asam,
+    friendly_sam,
+    init_state,
+    sam,
+    sam_step,
+    sharp_value_and_grad,
+    sharpness_aware,
+    zsharp,
+    zsharp_reference,
+)
+
+ASCENTS = [sam, asam, friendly_sam, zsharp, zsharp_reference]
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9),
+    "adamw": optax.adamw(1e-2, weight_decay=1e-2),
+    "clipped adam": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
+}
+
+
+def plain_steps(optimizer, params, count):
+    """The bare optimizer's steps."""
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = optimizer.update(
+            jax.grad(network_loss)(params, *BATCH), opt_state, params
+        )
+        return optax.apply_updates(params, updates), opt_state
+
+    opt_state = optimizer.init(params)
+    for _ in range(count):
+        params, opt_state = step(params, opt_state)
+    return params
+
+
+def sam_steps(optimizer, ascent, params, count):
+    state, step = init_state(params, optimizer, ascent), sam_step(network_loss, optimizer, ascent)
+    for _ in range(count):
+        state, info = step(state, *BATCH)
+    return state, info
+
+
+def sharpness_aware_steps(optimizer, ascent, params, count):
+    tx, gradient_at = sharpness_aware(optimizer, ascent), jax.grad(network_loss)
+
+    @jax.jit
+    def step(params, opt_state):
+        updates, opt_state = tx.update(
+            gradient_at(params, *BATCH),
+            opt_state,
+            params,
+            grad_fn=lambda perturbed: gradient_at(perturbed, *BATCH),
+        )
+        return optax.apply_updates(params, updates), opt_state
+
+    opt_state = tx.init(params)
+    for _ in range(count):
+        params, opt_state = step(params, opt_state)
+    return params
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("make_ascent", ASCENTS)
+def test_without_rho_it_is_the_bare_optimizer_bit_for_bit(make_ascent, optimizer):
+    expected = plain_steps(optimizer, network_params(), 5)
+    state, info = sam_steps(optimizer, make_ascent(0.0), network_params(), 5)
+    chex.assert_trees_all_equal(state.params, expected)
+    assert info.loss == info.sharp_loss and info.perturbation_norm == 0
+    found = sharpness_aware_steps(optimizer, make_ascent(0.0), network_params(), 5)
+    chex.assert_trees_all_equal(found, expected)
+
+
+@pytest.mark.parametrize("make_ascent", ASCENTS)
+def test_the_three_ways_take_the_same_step(make_ascent):
+    optimizer, ascent, params = OPTIMIZERS["adamw"], make_ascent(0.1), network_params()
+    by_step, _ = sam_steps(optimizer, ascent, params, 3)
+    by_optimizer = sharpness_aware_steps(optimizer, ascent, params, 3)
+    chex.assert_trees_all_close(by_step.params, by_optimizer, rtol=1e-5, atol=1e-6)
+
+    ascend = jax.jit(sharp_value_and_grad(network_loss, ascent))
+    opt_state, ascent_state = optimizer.init(params), ascent.init(params)
+    for _ in range(3):
+        (_, sharp), ascent_state, _ = ascend(params, ascent_state, *BATCH)
+        updates, opt_state = optimizer.update(sharp, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(by_step.params, params, rtol=1e-5, atol=1e-6)
+
+
+def test_the_step_is_sam_written_out():
+    params, rho, rate = network_params(), 0.3, 0.1
+    gradients = jax.grad(network_loss)(params, *BATCH)
+    length = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients)))
+    perturbed = jax.tree.map(lambda w, g: w + rho * g / length, params, gradients)
+    sharp_loss, sharp = jax.value_and_grad(network_loss)(perturbed, *BATCH)
+    expected = jax.tree.map(lambda w, g: w - rate * g, params, sharp)
+
+    state, info = sam_steps(optax.sgd(rate), sam(rho), params, 1)
+    chex.assert_trees_all_close(state.params, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(info.loss, network_loss(params, *BATCH), rtol=1e-6)
+    np.testing.assert_allclose(info.sharp_loss, sharp_loss, rtol=1e-5)
+    np.testing.assert_allclose(info.gradient_norm, length, rtol=1e-5)
+    np.testing.assert_allclose(info.perturbation_norm, rho, rtol=1e-5)
+    assert info.aux is None and state.step == 1
+    assert info.sharp_loss > info.loss
+
+
+def test_aux_is_that_of_the_clean_pass():
+    params, statistics = network_params(), jnp.array(1.0)
+    optimizer, ascent = optax.sgd(0.1), sam(1.0)
+    state = init_state(params, optimizer, ascent)
+    step = sam_step(moving_statistics_loss, optimizer, ascent, has_aux=True)
+    _, clean = moving_statistics_loss(params, statistics, *BATCH)
+    _, info = step(state, statistics, *BATCH)
+    np.testing.assert_allclose(info.aux, clean, rtol=1e-6)
+
+    ascend = sharp_value_and_grad(moving_statistics_loss, ascent, has_aux=True)
+    (value, _), _, info = ascend(params, ascent.init(params), statistics, *BATCH)
+    np.testing.assert_allclose(value[1], clean, rtol=1e-6)
+    assert value[0] == info.loss and value[1] == info.aux
+
+
+def test_both_passes_get_the_same_inputs():
+    def noisy_loss(w, key):
+        return jnp.sum(w * jax.random.normal(key, w.shape)), None
+
+    ascend = sharp_value_and_grad(noisy_loss, sam(0.0), has_aux=True)
+    _, _, info = ascend(jnp.ones(5), sam(0.0).init(jnp.ones(5)), jax.random.key(3))
+    assert info.loss == info.sharp_loss
+
+
+@pytest.mark.parametrize("make_ascent", ASCENTS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_state_keeps_structure_and_dtypes_and_nothing_compiles_twice(optimizer, make_ascent):
+    chex.clear_trace_counter()
+    loss_fn = chex.assert_max_traces(network_loss, n=2)  # one clean and one sharp pass
+    ascent = make_ascent(0.05)
+    state, step = (
+        init_state(network_params(), optimizer, ascent),
+        sam_step(loss_fn, optimizer, ascent),
+    )
+    shapes = jax.eval_shape(lambda s: s, state)
+    for _ in range(3):
+        state, info = step(state, *BATCH)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, shapes)
+    assert isinstance(state, SamState) and isinstance(info, SamInfo)
+    assert state.step == 3 and step._cache_size() == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_parameters_keep_their_dtype_and_are_measured_in_float32(dtype):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), network_params())
+    batch = [array.astype(dtype) for array in BATCH]
+    optimizer, ascent = optax.sgd(0.1), zsharp(0.05)
+    state, step = init_state(params, optimizer, ascent), sam_step(network_loss, optimizer, ascent)
+    state, info = step(state, *batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(dtype)}
+    assert info.gradient_norm.dtype == info.perturbation_norm.dtype == jnp.float32
+    np.testing.assert_allclose(info.perturbation_norm, 0.05, rtol=1e-2)
+
+
+def test_the_state_is_donated_and_the_users_parameters_stay_whole():
+    optimizer, ascent, params = optax.adam(0.1), friendly_sam(0.05), network_params()
+    state, step = init_state(params, optimizer, ascent), sam_step(network_loss, optimizer, ascent)
+    first = state
+    state, _ = step(state, *BATCH)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_an_optimizer_that_keeps_the_parameters_in_its_state_can_be_donated():
+    def init_fn(params):
+        return {"anchor": params, "again": params}
+
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g: -0.1 * g, updates), state
+
+    keeper = optax.GradientTransformation(init_fn, update_fn)
+    state, _ = sam_steps(keeper, sam(0.05), network_params(), 3)
+    chex.assert_trees_all_equal(state.opt_state["anchor"], network_params())
+
+
+def test_bool_integer_key_and_none_leaves_of_the_optimizer_survive():
+    def init_fn(params):
+        del params
+        return {"flag": True, "count": 3, "key": jax.random.key(0), "none": None, "best": jnp.inf}
+
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g: -0.1 * g, updates), {**state, "count": state["count"] + 1}
+
+    odd = optax.GradientTransformation(init_fn, update_fn)
+    state, _ = sam_steps(odd, zsharp(0.05), network_params(), 2)
+    assert state.opt_state["flag"].dtype == bool and bool(state.opt_state["flag"])
+    assert state.opt_state["count"] == 5 and state.opt_state["none"] is None
+    assert state.opt_state["best"] == jnp.inf
+    assert jnp.issubdtype(state.opt_state["key"].dtype, jax.dtypes.prng_key)
+
+
+def test_the_step_runs_inside_a_scan():
+    optimizer, ascent = OPTIMIZERS["adamw"], zsharp(0.05)
+    expected, _ = sam_steps(optimizer, ascent, network_params(), 4)
+    step = sam_step(network_loss, optimizer, ascent)
+    state = init_state(network_params(), optimizer, ascent)
+    state, infos = jax.lax.scan(lambda state, _: step(state, *BATCH), state, length=4)
+    chex.assert_trees_all_close(state, expected, rtol=1e-5, atol=1e-6)
+    assert infos.loss.shape == (4,)
+
+
+def test_the_clean_loss_reaches_the_optimizer():
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    state, info = sam_steps(optimizer, sam(0.05), network_params(), 1)
+    np.testing.assert_allclose(state.opt_state[1].best_value, info.loss, rtol=1e-6)
+
+
+def test_other_extra_arguments_of_sharpness_aware_reach_the_optimizer():
+    tx = sharpness_aware(optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), sam(0.05))
+    w = jnp.ones(3)
+    _, state = tx.update(
+        w, tx.init(w), w, grad_fn=lambda perturbed: perturbed, value=jnp.array(7.0)
+    )
+    assert state.opt_state[1].best_value == 7.0
+
+
+@pytest.mark.parametrize("missing", ["params", "grad_fn"])
+def test_sharpness_aware_names_what_is_missing(missing):
+    tx, w = sharpness_aware(optax.sgd(0.1), sam(0.05)), jnp.ones(3)
+    given = {"params": w, "grad_fn": lambda perturbed: perturbed}
+    del given[missing]
+    with pytest.raises(ValueError, match=f"`sharpness_aware` needs `{missing}`"):
+        tx.update(w, tx.init(w), **given)
+
+
+def test_sharpness_aware_refuses_a_grad_fn_that_returns_more_than_gradients():
+    tx, w = sharpness_aware(optax.sgd(0.1), sam(0.05)), jnp.ones(3)
+    with pytest.raises(ValueError, match="`grad_fn` must return gradients alone"):
+        tx.update(w, tx.init(w), w, grad_fn=jax.value_and_grad(lambda v: jnp.sum(v**2)))
+
+
+def test_the_gradient_at_the_perturbed_point_is_taken_once():
+    calls = []
+
+    def counted_grad(perturbed):
+        calls.append(perturbed)
+        return perturbed
+
+    tx, w = sharpness_aware(optax.sgd(0.1), sam(0.5)), jnp.array([3.0, 4.0])
+    tx.update(w, tx.init(w), w, grad_fn=counted_grad)
+    assert len(calls) == 1
+    np.testing.assert_allclose(calls[0], [3.3, 4.4], rtol=1e-6)
