@@ -1,0 +1,5 @@
+"""Flax linen ports of the networks of the paper's benchmark, by name."""
+
+from zsharp_jax.models import resnet
+
+MODELS = {**resnet.MODELS}
