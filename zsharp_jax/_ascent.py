@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from zsharp_jax._checks import checked_choice, checked_nonnegative, checked_rho
 from zsharp_jax._filter import Scope, zscore_filter
@@ -29,21 +30,21 @@ class ScaleToNormState(NamedTuple):
     """What one ascent hands to the next.
 
     Attributes:
-        count: How many ascents have been taken, an int32 scalar; a schedule of rho reads it.
+        ascents: How many ascents have been taken, an int32 scalar; a schedule of rho reads it.
     """
 
-    count: jax.Array
+    ascents: jax.Array
 
 
 class SubtractRunningMeanState(NamedTuple):
     """What one ascent of `friendly_sam` hands to the next.
 
     Attributes:
-        count: How many gradients have been seen, an int32 scalar.
-        running_mean: Their exponential moving average m, in float32 at least.
+        ascents: How many ascents have been taken, an int32 scalar.
+        running_mean: The exponential moving average m of their gradients, in float32 at least.
     """
 
-    count: jax.Array
+    ascents: jax.Array
     running_mean: optax.Updates
 
 
@@ -69,7 +70,7 @@ def scale_to_norm(
         >>> transformation = scale_to_norm(10.0)
         >>> gradient = jnp.array([3.0, 4.0])
         >>> scaled, state = transformation.update(gradient, transformation.init(gradient))
-        >>> print(scaled, state.count)
+        >>> print(scaled, state.ascents)
         [6. 8.] 1
 
     References:
@@ -180,7 +181,7 @@ def friendly_sam(
         Li et al., Friendly Sharpness-Aware Minimization, CVPR 2024.
     """
     checked_nonnegative("sigma", sigma)
-    if not isinstance(checked_nonnegative("decay", decay), jax.core.Tracer) and decay > 1:
+    if not isinstance(checked_nonnegative("decay", decay), Tracer) and decay > 1:
         raise ValueError(f"`decay` must lie in [0, 1], got {decay!r}.")
     return _in_float32(optax.chain(_subtract_running_mean(sigma, decay), scale_to_norm(rho)))
 
@@ -293,14 +294,18 @@ def _rho_times(
         del params
         return ScaleToNormState(jnp.zeros([], jnp.int32))
 
-    def update_fn(gradients, state, params=None):
+    def update_fn(updates, state, params=None):
         del params
-        length = jnp.maximum(rho(state.count) if callable(rho) else rho, 0)
-        perturbation = jax.tree.map(lambda leaf: length * leaf, direction(gradients))
-        perturbation = optax.tree.cast_like(perturbation, gradients)
-        return perturbation, ScaleToNormState(optax.safe_increment(state.count))
+        length = jnp.maximum(rho(state.ascents) if callable(rho) else rho, 0)
+        perturbation = jax.tree.map(lambda leaf: length * leaf, direction(updates))
+        perturbation = optax.tree.cast_like(perturbation, updates)
+        return perturbation, ScaleToNormState(_next(state.ascents))
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _next(ascents: jax.Array) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(ascents))  # it stops at the largest int32
 
 
 def _over_norm(gradient: jax.Array, norm: jax.Array, delta: float) -> jax.Array:
@@ -361,22 +366,19 @@ def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransfor
         zeros = optax.tree.zeros_like(jax.tree.map(at_least_float32, params))
         return SubtractRunningMeanState(jnp.zeros([], jnp.int32), zeros)
 
-    def update_fn(gradients, state, params=None):
+    def update_fn(updates, state, params=None):
         del params
-        is_first = state.count == 0
-        news = jax.tree.map(
-            lambda gradient, mean: jnp.where(is_first, gradient, gradient - sigma * mean),
-            gradients,
-            state.running_mean,
-        )
-        running_mean = jax.tree.map(
-            lambda gradient, mean: jnp.where(
-                is_first, gradient, decay * mean + (1 - decay) * gradient
-            ),
-            gradients,
-            state.running_mean,
-        )
-        return news, SubtractRunningMeanState(optax.safe_increment(state.count), running_mean)
+        is_first = state.ascents == 0
+
+        def news_of(gradient, mean):
+            return jnp.where(is_first, gradient, gradient - sigma * mean)
+
+        def moved(gradient, mean):
+            return jnp.where(is_first, gradient, decay * mean + (1 - decay) * gradient)
+
+        news = jax.tree.map(news_of, updates, state.running_mean)
+        running_mean = jax.tree.map(moved, updates, state.running_mean)
+        return news, SubtractRunningMeanState(_next(state.ascents), running_mean)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -384,10 +386,9 @@ def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransfor
 def _in_float32(ascent: optax.GradientTransformation) -> optax.GradientTransformation:
     """Runs a chain in float32 at least, for what its pieces hand on would vanish in float16."""
 
-    def update_fn(gradients, state, params=None):
-        perturbation, state = ascent.update(
-            jax.tree.map(at_least_float32, gradients), state, params
-        )
-        return optax.tree.cast_like(perturbation, gradients), state
+    def update_fn(updates, state, params=None):
+        widened = jax.tree.map(at_least_float32, updates)
+        perturbation, state = ascent.update(widened, state, params)
+        return optax.tree.cast_like(perturbation, updates), state
 
     return optax.GradientTransformation(ascent.init, update_fn)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 
 def checked_quantile(quantile: float) -> float:
@@ -29,14 +30,14 @@ def checked_min_ndim(min_ndim: int) -> int:
 
 def checked_rho(rho: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     """Returns `rho` if it is a schedule, a traced number or a finite number of at least 0."""
-    if callable(rho) or isinstance(rho, jax.core.Tracer):
+    if callable(rho) or isinstance(rho, Tracer):
         return rho
     return checked_nonnegative("rho", rho)
 
 
 def checked_nonnegative(name: str, value: Any) -> Any:
     """Returns `value` if it is a finite scalar of at least 0 (or traced), else raises."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return value
     if not _is_real(value) or not np.isfinite(value) or value < 0:
         raise ValueError(f"`{name}` must be finite and at least 0, got {value!r}.")

@@ -151,16 +151,16 @@ def sharpness_aware(
     def init_fn(params):
         return SharpnessAwareState(optimizer.init(params), ascent.init(params))
 
-    def update_fn(gradients, state, params=None, *, grad_fn=None, **extra_args):
+    def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
         if params is None or grad_fn is None:
             missing = "params" if params is None else "grad_fn"
             raise ValueError(
                 f"`sharpness_aware` needs `{missing}`: "
                 "call `update(gradients, state, params, grad_fn=grad_fn)`."
             )
-        perturbation, ascent_state = ascent.update(gradients, state.ascent_state, params)
+        perturbation, ascent_state = ascent.update(updates, state.ascent_state, params)
         sharp_gradients = grad_fn(optax.apply_updates(params, perturbation))
-        _check_same_structure(sharp_gradients, gradients)
+        _check_same_structure(sharp_gradients, updates)
 
         updates, opt_state = optimizer.update(
             sharp_gradients, state.opt_state, params, **extra_args
@@ -250,7 +250,8 @@ def sam_step(
         )
         params = optax.apply_updates(state.params, updates)
 
-        return SamState(params, opt_state, ascent_state, optax.safe_increment(state.step)), info
+        step_count = jnp.asarray(optax.safe_increment(state.step))
+        return SamState(params, opt_state, ascent_state, step_count), info
 
     return jax.jit(step, donate_argnums=0)
 

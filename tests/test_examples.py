@@ -1,0 +1,66 @@
+"""Every example runs, and learns what it is about."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def run(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main()
+
+
+CHECKS = {
+    "quickstart": lambda loss: loss < 0.3,
+    "optax_loop": lambda loss: loss < 0.2,
+    "flax_linen": lambda accuracy: accuracy > 0.9,
+    "flax_nnx": lambda accuracy: accuracy > 0.9,
+}
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_example(name):
+    assert CHECKS[name](run(name))
+
+
+def test_the_nnx_statistics_move_once_per_step():
+    """As one plain forward pass moves them, to the last digits."""
+    import jax
+    import optax
+    from flax import nnx
+
+    from zsharp_jax import init_state, sam_step, zsharp
+
+    spec = importlib.util.spec_from_file_location("flax_nnx", EXAMPLES / "flax_nnx.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    inputs, labels = example.rings(jax.random.key(1), 64)
+    graphdef, params, rest = nnx.split(example.Classifier(nnx.Rngs(0)), nnx.Param, ...)
+
+    def loss_fn(params, rest):
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        loss = optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels).mean()
+        return loss, nnx.split(model, nnx.Param, ...)[2]
+
+    optimizer, ascent = optax.sgd(0.1), zsharp(rho=5.0)
+    state = init_state(params, optimizer, ascent)
+    _, info = sam_step(loss_fn, optimizer, ascent, has_aux=True)(state, rest)
+
+    once = nnx.merge(graphdef, params, rest, copy=True)
+    once(inputs)
+    assert jax.numpy.allclose(
+        info.aux["norm"]["mean"].get_value(), once.norm.mean.get_value(), atol=1e-6
+    )
+    assert jax.numpy.allclose(
+        info.aux["norm"]["var"].get_value(), once.norm.var.get_value(), atol=1e-6
+    )

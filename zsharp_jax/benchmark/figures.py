@@ -1,0 +1,76 @@
+"""The picture of a comparison."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from zsharp_jax.benchmark.results import Record
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; black is left for text.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7F7F7F", "#B8A800")
+PANELS = {"train_loss": "clean train loss", "test_accuracy": "test accuracy (%)"}
+
+
+def draw_curves(records: Sequence[Record]) -> bytes:
+    """Train loss and test accuracy per method as a PNG: the mean over seeds in a band of ± std.
+
+    Args:
+        records: Run files of one dataset and model; those that are not finished are left out.
+
+    Returns:
+        The content of a PNG file.
+    """
+    finished = [record for record in records if record["status"] == "finished"]
+    methods = list(dict.fromkeys(record["settings"]["method"] for record in finished))
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    for axes, (curve, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        for method, colour in zip(methods, _cycled(COLOURS, len(methods)), strict=True):
+            runs = [r["curves"][curve] for r in finished if r["settings"]["method"] == method]
+            _draw_band(axes, np.array(runs), method, colour, scale=100 if "%" in label else 1)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    left, right = figure.axes
+    left.set_yscale("log")
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(ticker.NullFormatter())
+    _leave_out_the_rise(right)
+    if finished:
+        figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside right center")
+    if finished:
+        settings = finished[0]["settings"]
+        seeds = len({record["settings"]["seed"] for record in finished})
+        figure.suptitle(
+            f"{settings['model']} on {settings['dataset']}: "
+            + (f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed")
+        )
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
+
+
+def _draw_band(axes, runs: np.ndarray, method: str, colour: str, scale: float) -> None:
+    epochs = np.arange(1, runs.shape[1] + 1)
+    mean = scale * runs.mean(axis=0)
+    axes.plot(epochs, mean, color=colour, label=method, marker="o" if len(epochs) == 1 else None)
+    if len(runs) > 1:
+        std = scale * runs.std(axis=0, ddof=1)
+        axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+
+
+def _leave_out_the_rise(axes) -> None:
+    """Cuts off the first epochs, beside whose jump the methods would look all the same."""
+    values = [line.get_ydata() for line in axes.get_lines()]
+    if values and len(values[0]) > 3:
+        bottom = min(line[len(line) // 3] for line in values)
+        axes.set_ylim(bottom=bottom, top=min(100, axes.get_ylim()[1]))
+
+
+def _cycled(colours: Sequence[str], count: int) -> list[str]:
+    return [colours[i % len(colours)] for i in range(count)]

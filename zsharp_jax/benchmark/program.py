@@ -1,0 +1,177 @@
+"""What is compiled once for all seeds of a method: the start, the step and the evaluation.
+
+The images stay on the device as uint8; drawing a batch, crop, flip, both passes and the update are
+one compiled step.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zsharp_jax import SamInfo, SamState, init_state, sam_step
+from zsharp_jax.benchmark.augment import augment
+from zsharp_jax.benchmark.data import Dataset
+from zsharp_jax.benchmark.methods import METHODS
+from zsharp_jax.benchmark.settings import Settings
+from zsharp_jax.models import MODELS
+
+_MOST_TEST_IMAGES = 500  # evaluated at once
+
+
+class Carry(NamedTuple):
+    """What one step of training hands to the next."""
+
+    state: SamState
+    batch_stats: Any
+
+
+class DeviceData(NamedTuple):
+    """A dataset on the device."""
+
+    train_images: jax.Array
+    train_labels: jax.Array
+    test_images: jax.Array
+    test_labels: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled once for all seeds of a method.
+
+    Attributes:
+        data: The dataset on the device.
+        steps_per_epoch: How many whole batches the training images give.
+        test_batch: How many test images are evaluated at once.
+        start: From a seed's key to the first `Carry`.
+        draw_order: From a seed's key and an epoch to the rows of each batch, (steps, batch size).
+        step: From `Carry`, data, key and order to the next `Carry` and what the step tells.
+        evaluate: From `Carry`, data and the first row to the sums of right answers and losses.
+        compile_seconds: How long compiling took.
+    """
+
+    data: DeviceData
+    steps_per_epoch: int
+    test_batch: int
+    start: Callable[..., Carry]
+    draw_order: Callable[..., jax.Array]
+    step: Callable[..., tuple[Carry, SamInfo]]
+    evaluate: Callable[..., tuple[jax.Array, jax.Array]]
+    compile_seconds: float
+
+
+def plain_step(
+    loss_fn: Callable[..., Any], optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[SamState, SamInfo]]:
+    """The bare optimizer's step, told as `sam_step` tells its own: no perturbation, one loss."""
+
+    def step(state: SamState, *inputs: Any) -> tuple[SamState, SamInfo]:
+        (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, *inputs)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        info = SamInfo(loss, loss, optax.tree.norm(gradients), jnp.zeros_like(loss), aux)
+        return SamState(params, opt_state, state.ascent_state, state.step + 1), info
+
+    return step
+
+
+def learning_rate(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate at each step: down by `decay_rate` every `decay_epochs`."""
+    return optax.exponential_decay(
+        settings.learning_rate,
+        transition_steps=settings.decay_epochs * steps_per_epoch,
+        decay_rate=settings.decay_rate,
+        staircase=True,
+    )
+
+
+def compile_program(settings: Settings, dataset: Dataset) -> Program:
+    """Compiles all that the runs of one method need; the seed of `settings` plays no part.
+
+    Args:
+        settings: What to train.
+        dataset: What to train on, at least a batch.
+
+    Returns:
+        The compiled program, with the data on the device.
+    """
+    started = time.perf_counter()
+    size = len(dataset.train_images)
+    steps_per_epoch = size // settings.batch_size
+    data = DeviceData(
+        *jax.device_put(
+            (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+        )
+    )
+    means, stds = dataset.channel_statistics()
+    model = MODELS[settings.model](num_classes=dataset.num_classes)
+    optimizer = optax.adamw(
+        learning_rate(settings, steps_per_epoch), weight_decay=settings.weight_decay
+    )
+
+    def normalise(images):
+        return (images.astype(jnp.float32) - means.reshape(1, 1, 1, -1)) / stds.reshape(1, 1, 1, -1)
+
+    def loss_fn(params, batch_stats, images, labels):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, moved = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses), moved["batch_stats"]
+
+    make_ascent = METHODS[settings.method]
+    if make_ascent is None:
+        ascent, one_step = optax.identity(), plain_step(loss_fn, optimizer)
+    else:
+        ascent = make_ascent(settings)
+        one_step = sam_step(loss_fn, optimizer, ascent, has_aux=True)
+
+    def start(key):
+        image = normalise(data.train_images[:1])
+        variables = model.init(jax.random.fold_in(key, 0), image, train=False)
+        return Carry(init_state(variables["params"], optimizer, ascent), variables["batch_stats"])
+
+    def draw_order(key, epoch):
+        rows = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 1), epoch), size)
+        return rows[: steps_per_epoch * settings.batch_size].reshape(steps_per_epoch, -1)
+
+    def step(carry, data, key, order):
+        rows = order[carry.state.step % steps_per_epoch]
+        augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), carry.state.step)
+        images = augment(augment_key, data.train_images[rows], dataset.crop_padding, dataset.flip)
+        state, info = one_step(
+            carry.state, carry.batch_stats, normalise(images), data.train_labels[rows]
+        )
+        return Carry(state, info.aux), info._replace(aux=None)
+
+    test_size = len(dataset.test_images)
+    test_batch = min(_MOST_TEST_IMAGES, test_size)
+
+    def evaluate(carry, data, first_row):
+        rows = first_row + jnp.arange(test_batch)
+        is_there = rows < test_size  # the last batch is filled up with rows that do not count
+        images = data.test_images[jnp.minimum(rows, test_size - 1)]
+        labels = data.test_labels[jnp.minimum(rows, test_size - 1)]
+        variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
+        logits = jnp.asarray(model.apply(variables, normalise(images), train=False))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = jnp.argmax(logits, axis=-1) == labels
+        return jnp.sum(right & is_there), jnp.sum(jnp.where(is_there, losses, 0))
+
+    key = jax.random.key(0)
+    carry, order = jax.eval_shape(start, key), jax.eval_shape(draw_order, key, 0)
+    compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order).compile()
+    compiled_evaluate = jax.jit(evaluate).lower(carry, data, 0).compile()
+    return Program(
+        data,
+        steps_per_epoch,
+        test_batch,
+        jax.jit(start),
+        jax.jit(draw_order),
+        compiled_step,
+        compiled_evaluate,
+        compile_seconds=time.perf_counter() - started,
+    )
