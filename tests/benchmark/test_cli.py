@@ -1,0 +1,228 @@
+"""The command as a user types it: what it writes, what it says, and what it exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import archives
+import pytest
+
+from zsharp_jax.benchmark import figures, results
+from zsharp_jax.benchmark.cli import main
+
+COMMAND = [sys.executable, "-c", "from zsharp_jax.benchmark.cli import main; main()"]
+
+
+def exit_code(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def records_in(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def assert_nothing_half_written(folder):
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A small comparison: the folder and what was printed."""
+    folder = tmp_path_factory.mktemp("compared")
+    options = ["--methods", "adamw", "zsharp", "--seeds", "2", "--epochs", "1", "--out", folder]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [*COMMAND, "compare", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_compare_writes_a_file_per_run_a_table_and_a_picture(compared):
+    folder, _ = compared
+    records = records_in(folder)
+    assert [(r["settings"]["method"], r["settings"]["seed"]) for r in records] == [
+        ("adamw", 0), ("adamw", 1), ("zsharp", 0), ("zsharp", 1),
+    ]  # fmt: skip
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(folder.iterdir())) == 6
+    assert_nothing_half_written(folder)
+
+
+def test_a_run_file_tells_all_that_is_needed_to_doubt_it(compared):
+    record = records_in(compared[0])[2]
+    assert record["status"] == "finished" and record["error"] is None
+    assert record["command"][:4] == ["zsharp-bench", "compare", "--methods", "adamw"]
+    assert record["settings"]["quantile"] == 0.95 and record["settings"]["epochs"] == 1
+    assert record["versions"]["jax"] and record["device"]["platform"] == "cpu"
+    assert record["steps"] == record["steps_per_epoch"] == 22
+    assert set(record["curves"]) == {
+        "train_loss", "sharp_loss", "gradient_norm", "perturbation_norm",
+        "test_loss", "test_accuracy", "seconds",
+    }  # fmt: skip
+    assert all(len(curve) == 1 for curve in record["curves"].values())
+    assert record["final"]["perturbation_norm"] == pytest.approx(0.05, rel=1e-4)
+    assert 0.2 < record["final"]["test_accuracy"] < 1
+
+
+def test_the_table_is_made_of_the_run_files_and_fits_80_columns(compared):
+    folder, printed = compared
+    accuracies = [r["final"]["test_accuracy"] for r in records_in(folder)][2:]
+    mean = 100 * sum(accuracies) / 2
+    for text in (printed, (folder / "table.md").read_text()):
+        (row,) = [
+            line
+            for line in text.splitlines()
+            if line.split()[:2] in (["zsharp", "2"], ["|", "zsharp"])
+        ]
+        assert f"{mean:.2f} ± " in row and "0.0500" in row
+    assert max(len(line) for line in printed.splitlines()[:-1]) <= 80
+    assert "\\" not in printed and "adamw" in printed
+
+
+def test_the_same_command_gives_the_same_numbers(compared, tmp_path):
+    options = ["--method", "adamw", "--seed", "1", "--epochs", "1", "--out", tmp_path]
+    assert exit_code("train", *options) == 0
+    (again,) = records_in(tmp_path)
+    first = records_in(compared[0])[1]
+    assert again["step_losses"] == first["step_losses"]
+    assert again["final"]["test_accuracy"] == first["final"]["test_accuracy"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
+    archive = archives.write_archive(tmp_path / "c.tar.gz", archives.whole_contents())
+    options = ["--dataset", "cifar10", "--archive", archive, "--model", "resnet8", "--steps", 12]
+    out = ["--batch-size", 50, "--out", tmp_path / "runs"]
+    assert exit_code("train", *options, *out, "--no-verify") == 0
+    (record,) = records_in(tmp_path / "runs")
+    assert record["steps"] == 12 and record["settings"]["method"] == "zsharp"
+    assert record["step_losses"][-1] < record["step_losses"][0]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["train", "--method", "zshrap"], "unknown method 'zshrap', known: zsharp, "),
+        (["train", "--model", "resnet9"], "unknown model 'resnet9', known: resnet"),
+        (["train", "--dataset", "digit"], "unknown dataset 'digit', known: digits, cifar10"),
+        (["compare", "--methods", "sam,asamm"], "unknown method 'asamm', known: asam, sam"),
+        (["compare", "--methods", ","], "`methods` must name at least one method"),
+        (["compare", "--seeds", "0"], "`seeds` must be at least 1, got 0"),
+        (["train", "--rho", "-0.1"], "`rho` must be finite and at least 0, got -0.1"),
+        (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
+        (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
+        (["train", "--batch-size", "1438"], "at most the 1437 training images, got 1438"),
+        (["train", "--dataset", "cifar10"], "cifar10 needs --archive"),
+        (
+            ["train", "--dataset", "cifar10", "--archive", "no/where"],
+            "there is no archive no/where",
+        ),
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(options, message, capsys, tmp_path):
+    out = ["--out", tmp_path / "runs"] if len(options) > 1 else []
+    assert exit_code(*options, *out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("zsharp-bench: error: ") and message in line
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_an_unwritable_folder_is_told_before_anything_is_trained(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    started = time.monotonic()
+    assert exit_code("train", "--out", tmp_path / "file" / "runs") == 2
+    assert "cannot write to --out" in capsys.readouterr().err
+    assert time.monotonic() - started < 5
+
+
+def test_another_sha256_exits_with_2(capsys, tmp_path):
+    archive = archives.write_archive(tmp_path / "c.tar.gz", archives.whole_contents())
+    options = ["--dataset", "cifar10", "--archive", archive, "--out", tmp_path / "runs"]
+    assert exit_code("train", *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pass --no-verify" in line
+
+
+def test_a_failed_run_exits_with_1_and_is_marked(capsys, tmp_path):
+    options = ["--methods", "sam", "--seeds", "1", "--epochs", "1", "--lr", "1e30"]
+    assert exit_code("compare", *options, "--out", tmp_path) == 1
+    (record,) = records_in(tmp_path)
+    assert record["status"] == "failed" and record["steps"] < 22
+    assert record["error"].startswith("sam, seed 0: the ") and "at step" in record["error"]
+    assert len(record["step_losses"]) == record["steps"] - 1 > 0
+    printed = capsys.readouterr()
+    assert record["error"] in printed.err and "Traceback" not in printed.err
+    assert "| sam | 0/1 |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_ctrl_c_leaves_finished_runs_whole(tmp_path):
+    options = ["--methods", "adamw", "--seeds", "50", "--epochs", "1", "--out", str(tmp_path)]
+    running = subprocess.Popen(
+        [*COMMAND, "compare", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "interrupted; runs that had finished are kept" in errors and "Traceback" not in errors
+    records = records_in(tmp_path)
+    assert records and all(record["status"] == "finished" for record in records)
+    assert_nothing_half_written(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_help_explains_each_option_with_its_default(command, capsys):
+    assert exit_code(command, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    options = ["--dataset", "--archive", "--no-verify", "--model", "--epochs", "--batch-size"]
+    options += ["--rho", "--quantile", "--lr", "--out"]
+    options += (
+        ["--methods", "--seeds"] if command == "compare" else ["--method", "--seed", "--steps"]
+    )
+    explanations = text[text.index("options:") :]
+    for option in options:
+        assert option in explanations
+    assert explanations.count("(default: ") == len(options)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    results.write_whole(path, b"old")
+
+    def broken_replace(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken_replace)
+    with pytest.raises(OSError, match="disk full"):
+        results.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_picture_leaves_out_what_failed():
+    assert figures.draw_curves([{"status": "failed"}]).startswith(b"\x89PNG")
+
+
+def test_a_mean_over_seeds_and_its_sample_std():
+    def record(accuracy, status="finished"):
+        final = {"test_accuracy": accuracy}
+        return {"settings": {"method": "sam"}, "status": status, "final": final}
+
+    (summary,) = results.summaries([record(0.9), record(0.8), record(None, status="failed")])
+    assert (summary.seeds, summary.failed) == (2, 1)
+    assert summary.means["test_accuracy"] == pytest.approx(0.85)
+    assert summary.stds["test_accuracy"] == pytest.approx(0.05 * 2**0.5)
