@@ -120,6 +120,13 @@ def test_a_bad_rho_is_refused(name, rho):
         ASCENTS[name](rho)
 
 
+@pytest.mark.parametrize("rho", [1, np.float32(1), jnp.asarray(1), jnp.asarray(1, jnp.bfloat16)])
+def test_every_kind_of_number_is_a_rho(rho):
+    chex.assert_trees_all_equal(
+        perturbation(sam(rho), GRADIENTS), perturbation(sam(1.0), GRADIENTS)
+    )
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -204,10 +204,20 @@ def test_bool_integer_key_and_none_leaves_of_the_optimizer_survive():
 
     odd = optax.GradientTransformation(init_fn, update_fn)
     state, _ = sam_steps(odd, zsharp(0.05), network_params(), 2)
+    assert not init_state({}, odd, sam(0.05)).opt_state["count"].weak_type
     assert state.opt_state["flag"].dtype == bool and bool(state.opt_state["flag"])
     assert state.opt_state["count"] == 5 and state.opt_state["none"] is None
     assert state.opt_state["best"] == jnp.inf
     assert jnp.issubdtype(state.opt_state["key"].dtype, jax.dtypes.prng_key)
+
+
+def test_python_numbers_are_parameters_too():
+    optimizer, ascent = optax.adam(0.1), sam(0.05)
+    step = sam_step(lambda w: (w - 1) ** 2, optimizer, ascent)
+    state = init_state(3.0, optimizer, ascent)
+    for _ in range(3):
+        state, _ = step(state)
+    assert state.params < 3 and step._cache_size() == 1
 
 
 def test_the_step_runs_inside_a_scan():

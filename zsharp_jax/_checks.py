@@ -1,9 +1,11 @@
 """What a Python argument may be; each refusal names the argument, the rule and the value got."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
@@ -39,7 +41,7 @@ def checked_nonnegative(name: str, value: Any) -> Any:
     """Returns `value` if it is a finite scalar of at least 0 (or traced), else raises."""
     if isinstance(value, Tracer):
         return value
-    if not _is_real(value) or not np.isfinite(value) or value < 0:
+    if not _is_real(value) or not math.isfinite(value) or value < 0:
         raise ValueError(f"`{name}` must be finite and at least 0, got {value!r}.")
     return value
 
@@ -64,5 +66,6 @@ def _refuse_array(name: str, value: Any) -> None:
 def _is_real(value: Any) -> bool:
     """Whether `value` is one real number and no bool."""
     if isinstance(value, (np.ndarray, jax.Array)):
-        return value.ndim == 0 and np.issubdtype(value.dtype, np.floating)
+        real = (jnp.floating, jnp.integer)
+        return value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in real)
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

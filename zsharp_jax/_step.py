@@ -194,8 +194,7 @@ def init_state(
         [1. 1. 1.] 0
     """
     state = SamState(params, optimizer.init(params), ascent.init(params), jnp.zeros([], jnp.int32))
-    # An optimizer may keep the parameters in its state, and no buffer can be donated twice.
-    return _on_the_mesh_of(params, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state))
+    return _on_the_mesh_of(params, jax.tree.map(_own_array, state))
 
 
 def sam_step(
@@ -256,6 +255,12 @@ def sam_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def _own_array(leaf: Any) -> jax.Array:
+    # An optimizer may keep the parameters in its state, and no buffer can be donated twice. The
+    # dtype is spelled out because that of a Python number is weak, and would not be after a step.
+    return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
+
+
 def _on_the_mesh_of(params: optax.Params, state: SamState) -> SamState:
     """Replicates what lies on one device over the mesh of the parameters, if they lie on one.
 
@@ -268,11 +273,8 @@ def _on_the_mesh_of(params: optax.Params, state: SamState) -> SamState:
     replicated = jax.NamedSharding(meshes[0], jax.P())
 
     def place(leaf):
-        return (
-            leaf
-            if isinstance(leaf.sharding, jax.NamedSharding)
-            else jax.device_put(leaf, replicated)
-        )
+        lies_on_it = isinstance(leaf.sharding, jax.NamedSharding)
+        return leaf if lies_on_it else jax.device_put(leaf, replicated)
 
     return jax.tree.map(place, state)
 

@@ -160,7 +160,8 @@ def test_every_method_is_trained():
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"batch_size": -3}, "`batch_size` must be at least 1, got -3"),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
-        ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"seed": -1}, "`seed` must be at least 0 and below 2\\*\\*32, got -1"),
+        ({"seed": 2**32}, "`seed` must be at least 0 and below 2\\*\\*32, got 4294967296"),
     ],
 )
 def test_bad_settings_are_refused(change, message):

@@ -4,6 +4,7 @@ Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. A recor
 label and 3,072 bytes of pixels: 32 x 32 red, then green, then blue.
 """
 
+import gzip
 import hashlib
 import pathlib
 import tarfile
@@ -41,12 +42,14 @@ def read_archive(path: pathlib.Path, verify: bool = True) -> dict[str, np.ndarra
     """
     if not path.is_file():
         raise RequestError(f"there is no archive {path}; the official one is found at {URL}")
-    if verify:
-        _check_sha256(path)
     try:
+        if verify:
+            _check_sha256(path)
         contents = _read_files(path, wanted=TRAIN_FILES + TEST_FILES)
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise RequestError(f"archive {path} is truncated or damaged: {error}") from None
+    except OSError as error:
+        raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
 
     train_images, train_labels = _records(path, [contents[name] for name in TRAIN_FILES])
     test_images, test_labels = _records(path, [contents[name] for name in TEST_FILES])

@@ -69,8 +69,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"`{name}` must be at least 1, got {value}")
-        if self.seed < 0:
-            raise RequestError(f"`seed` must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise RequestError(f"`seed` must be at least 0 and below 2**32, got {self.seed}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise RequestError(f"`lr` must be finite and above 0, got {self.learning_rate}")
         try:
