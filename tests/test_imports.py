@@ -8,7 +8,7 @@ import sys
 import zsharp_jax
 
 PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
-LAYERS = ["_checks", "_precision", "_order_statistic", "_filter", "_ascent"]
+LAYERS = ["_checks", "_precision", "_order_statistic", "_filter", "_scale", "_ascent"]
 
 
 def imported_modules(path):

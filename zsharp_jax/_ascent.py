@@ -3,14 +3,17 @@
 Each is a chain of small pieces. `sam` brings a gradient to length rho; `zsharp` filters it first;
 `friendly_sam` subtracts its running mean first; `asam` measures the length in units of the weights.
 
-    sam(rho)          = scale_to_norm(rho) zsharp(rho)       = chain(zscore_filter(quantile),
-    scale_to_norm(rho))     (and eq. 4's fallback) friendly_sam(rho) = chain(subtract the running
-    mean, scale_to_norm(rho)) asam(rho)         = chain(times T, scale_to_norm(rho), times T)
+    sam(rho)          = scale_to_norm(rho)
+    zsharp(rho)       = chain(zscore_filter(quantile), scale_to_norm(rho))
+    friendly_sam(rho) = chain(subtract the running mean, scale_to_norm(rho))
+    asam(rho)         = chain(times T, scale_to_norm(rho), times T)
+
+(`zsharp` with the fallback of eq. 4.) `zsharp_reference` is no such chain: the authors' code scales
+some tensors by norms of their own and some by that of the whole gradient.
 
 A gradient of zero gives a perturbation of zero, and a negative value of a rho schedule counts as 0.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,22 +21,12 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from zsharp_jax._checks import checked_choice, checked_nonnegative, checked_rho
+from zsharp_jax._checks import checked_choice, checked_nonnegative
 from zsharp_jax._filter import Scope, zscore_filter
 from zsharp_jax._precision import at_least_float32, tree_norm
+from zsharp_jax._scale import next_ascent, over_norm, rho_times, scale_to_norm
 
-_PAPER_DELTA = 1e-8
 _REFERENCE_DELTA = 1e-12  # the authors' code
-
-
-class ScaleToNormState(NamedTuple):
-    """What one ascent hands to the next.
-
-    Attributes:
-        ascents: How many ascents have been taken, an int32 scalar; a schedule of rho reads it.
-    """
-
-    ascents: jax.Array
 
 
 class SubtractRunningMeanState(NamedTuple):
@@ -46,46 +39,6 @@ class SubtractRunningMeanState(NamedTuple):
 
     ascents: jax.Array
     running_mean: optax.Updates
-
-
-def scale_to_norm(
-    rho: optax.ScalarOrSchedule, *, scope: Scope = "global", delta: float = _PAPER_DELTA
-) -> optax.GradientTransformation:
-    """Brings gradients to an L2 norm of rho: rho x / (||x|| + delta).
-
-    Args:
-        rho: The norm to reach, at least 0, or a schedule of the number of calls before this one.
-        scope: `"global"` takes one norm over the whole tree, `"layer"` brings each tensor to rho
-            by itself.
-        delta: Keeps the quotient finite (paper: 1e-8).
-
-    Returns:
-        A transformation that counts its calls in its state. Norms are taken in float32 at least;
-        the result has the dtype of the gradient.
-
-    Raises:
-        ValueError: If `rho`, `scope` or `delta` is out of range.
-
-    Example:
-        >>> transformation = scale_to_norm(10.0)
-        >>> gradient = jnp.array([3.0, 4.0])
-        >>> scaled, state = transformation.update(gradient, transformation.init(gradient))
-        >>> print(scaled, state.ascents)
-        [6. 8.] 1
-
-    References:
-        Yun, Sharpness-Aware Minimization with Z-Score Gradient Filtering, eq. 1 and 4.
-    """
-    checked_choice("scope", scope, ("global", "layer"))
-    checked_nonnegative("delta", delta)
-
-    def direction(gradients):
-        if scope == "layer":
-            return jax.tree.map(lambda leaf: _over_norm(leaf, tree_norm(leaf), delta), gradients)
-        norm = tree_norm(gradients)
-        return jax.tree.map(lambda leaf: _over_norm(leaf, norm, delta), gradients)
-
-    return _rho_times(rho, direction)
 
 
 def sam(rho: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -276,41 +229,12 @@ def zsharp_reference(
 
         def one_tensor(gradient, kept):
             alone = (gradient.ndim > 1) & jnp.any(kept != 0)
-            by_itself = _over_norm(kept, tree_norm(kept), _REFERENCE_DELTA)
-            return jnp.where(alone, by_itself, _over_norm(gradient, whole_norm, _REFERENCE_DELTA))
+            by_itself = over_norm(kept, tree_norm(kept), _REFERENCE_DELTA)
+            return jnp.where(alone, by_itself, over_norm(gradient, whole_norm, _REFERENCE_DELTA))
 
         return jax.tree.map(one_tensor, gradients, filtered)
 
-    return _rho_times(rho, direction)
-
-
-def _rho_times(
-    rho: optax.ScalarOrSchedule, direction: Callable[[optax.Updates], optax.Updates]
-) -> optax.GradientTransformation:
-    """rho, constant or scheduled, times the `direction` of the gradients, in their dtype."""
-    rho = checked_rho(rho)
-
-    def init_fn(params):
-        del params
-        return ScaleToNormState(jnp.zeros([], jnp.int32))
-
-    def update_fn(updates, state, params=None):
-        del params
-        length = jnp.maximum(rho(state.ascents) if callable(rho) else rho, 0)
-        perturbation = jax.tree.map(lambda leaf: length * leaf, direction(updates))
-        perturbation = optax.tree.cast_like(perturbation, updates)
-        return perturbation, ScaleToNormState(_next(state.ascents))
-
-    return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _next(ascents: jax.Array) -> jax.Array:
-    return jnp.asarray(optax.safe_increment(ascents))  # it stops at the largest int32
-
-
-def _over_norm(gradient: jax.Array, norm: jax.Array, delta: float) -> jax.Array:
-    """gradient / (norm + delta) in float32 at least; 0 where the norm is."""
-    return jnp.where(norm > 0, at_least_float32(gradient) / jnp.where(norm > 0, norm + delta, 1), 0)
+    return rho_times(rho, direction)
 
 
 def _whole_where_nothing_is_kept(
@@ -378,7 +302,7 @@ def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransfor
 
         news = jax.tree.map(news_of, updates, state.running_mean)
         running_mean = jax.tree.map(moved, updates, state.running_mean)
-        return news, SubtractRunningMeanState(_next(state.ascents), running_mean)
+        return news, SubtractRunningMeanState(next_ascent(state.ascents), running_mean)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
