@@ -32,10 +32,11 @@ class SharpTrainState(TrainState):
 
 def stripes(key, count):
     """Noisy images of 8 x 8 pixels with upright (0) or level (1) stripes."""
-    labels = jax.random.bernoulli(key, shape=(count,)).astype(jnp.int32)
+    label_key, noise_key = jax.random.split(key)
+    labels = jax.random.bernoulli(label_key, shape=(count,)).astype(jnp.int32)
     upright = jnp.tile(jnp.array([1.0, -1.0]), (8, 4))
     images = jnp.where(labels[:, None, None] == 0, upright[None], upright.T[None])
-    return (images + jax.random.normal(key, images.shape))[..., None], labels
+    return (images + jax.random.normal(noise_key, images.shape))[..., None], labels
 
 
 def main(steps=60):

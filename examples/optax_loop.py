@@ -14,7 +14,7 @@ def loss_fn(params, batch):
 
 
 def main(steps=200):
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0), 4)
     inputs = jax.random.normal(keys[0], (512, 2))
     labels = (inputs[:, 0] * inputs[:, 1] > 0).astype(jnp.int32)  # exclusive or
     params = {
@@ -36,7 +36,7 @@ def main(steps=200):
         return optax.apply_updates(params, updates), opt_state, loss
 
     for i in range(steps):
-        rows = jax.random.randint(jax.random.fold_in(keys[0], i), (128,), 0, len(inputs))
+        rows = jax.random.randint(jax.random.fold_in(keys[3], i), (128,), 0, len(inputs))
         params, opt_state, loss = step(params, opt_state, (inputs[rows], labels[rows]))
         if i % 50 == 0 or i == steps - 1:
             print(f"step {i}: loss {loss:.4f}")

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from flax import nnx
 
 from zsharp_jax import asam, friendly_sam, sam, scale_to_norm, zsharp, zsharp_reference
 
@@ -58,6 +59,30 @@ def test_the_perturbation_has_length_rho(name, rho):
 def test_a_zero_gradient_gives_a_zero_perturbation(name):
     zeros = optax.tree.zeros_like(GRADIENTS)
     chex.assert_trees_all_equal(perturbation(ASCENTS[name](0.05), zeros), zeros)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@every_ascent
+def test_a_gradient_that_is_not_finite_shows_in_the_perturbation(name, bad):
+    gradients = {**GRADIENTS, "dense": GRADIENTS["dense"].copy()}
+    gradients["dense"][1, 2] = bad
+    found = perturbation(ASCENTS[name](0.05), gradients)
+    assert not np.isfinite(oracles.norm(jax.tree.leaves(found)))
+
+
+def test_a_mean_that_is_nan_stays_visible():
+    ascent = friendly_sam(0.05)
+    state = ascent.init(GRADIENTS)
+    _, state = ascent.update(jax.tree.map(lambda g: g * np.nan, GRADIENTS), state)
+    found, _ = ascent.update(GRADIENTS, state)
+    assert np.isnan(oracles.norm(found.values()))
+
+
+@pytest.mark.parametrize("make, delta", [(sam, 1e-8), (zsharp_reference, 1e-12)])
+def test_delta_is_that_of_its_source(make, delta):
+    gradients = {"kernel": jnp.zeros((10, 10)).at[0, 0].set(delta)}
+    found = perturbation(make(1.0), gradients)
+    np.testing.assert_allclose(found["kernel"][0, 0], 0.5, rtol=1e-5)
 
 
 @every_ascent
@@ -133,6 +158,7 @@ def test_every_kind_of_number_is_a_rho(rho):
         (lambda: asam(0.5, eta=-1.0), "`eta` must be finite and at least 0, got -1.0"),
         (lambda: friendly_sam(0.1, sigma=-1), "`sigma` must be finite and at least 0, got -1"),
         (lambda: friendly_sam(0.1, decay=1.5), r"`decay` must lie in \[0, 1\], got 1.5"),
+        (lambda: friendly_sam(0.1, decay=-1), r"`decay` must lie in \[0, 1\], got -1"),
         (lambda: scale_to_norm(0.1, scope="leaf"), '`scope` must be "global" or "layer", got'),
         (lambda: scale_to_norm(0.1, delta=-1e-8), "`delta` must be finite and at least 0"),
         (lambda: zsharp(0.1, 1.0), r"`quantile` must lie in \[0, 1\), got 1.0"),
@@ -201,6 +227,28 @@ def test_asam_knows_a_bias_however_deep_it_lies():
     np.testing.assert_allclose(found["kernel"] / found["bias"], 25.0, rtol=1e-5)
 
 
+def test_asam_knows_a_bias_of_nnx_and_no_key_that_is_only_called_value():
+    params = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    params = jax.tree.map(lambda leaf: jnp.full_like(leaf, 5.0), params)
+    found = perturbation(asam(1.0, eta=0.0), jax.tree.map(jnp.ones_like, params), params)
+    kernel, bias = (found[name].get_value() for name in ("kernel", "bias"))
+    np.testing.assert_allclose(kernel[0, 0] / bias[0], 25.0, rtol=1e-5)
+
+    params = {"bias": {"value": jnp.array([5.0])}, "kernel": jnp.array([5.0])}
+    found = perturbation(asam(1.0, eta=0.0), jax.tree.map(jnp.ones_like, params), params)
+    np.testing.assert_allclose(found["bias"]["value"], found["kernel"])
+
+
+def test_asam_adds_eta_in_float32():
+    params, gradients = {"w": jnp.ones(2, jnp.bfloat16)}, {"w": jnp.array([1.0, 1.0])}
+    state = asam(1.0).init(params)
+    # bfloat16 holds no 1.001; the weight of 0 shows what eta alone is.
+    found, _ = asam(1.0, eta=0.001).update(
+        {**gradients, "v": jnp.array([1.0])}, state, {**params, "v": jnp.array([0.0])}
+    )
+    np.testing.assert_allclose(found["w"][0] / found["v"][0], 1.001**2 / 0.001**2, rtol=1e-5)
+
+
 def test_asam_needs_params():
     with pytest.raises(ValueError, match="`asam` measures in units of the weights and needs"):
         asam(0.5).update(GRADIENTS, asam(0.5).init(PARAMS))
@@ -220,6 +268,14 @@ def test_friendly_sam_subtracts_the_running_mean():
         length = oracles.norm(news.values())
         expected = {name: 0.05 * leaf / length for name, leaf in news.items()}
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_running_mean_keeps_its_dtype():
+    with jax.enable_x64(True):
+        ascent = friendly_sam(0.05, decay=np.float64(0.9))
+        state = ascent.init(GRADIENTS)
+        _, moved = ascent.update(GRADIENTS, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(moved, state)
 
 
 def test_trees_without_leaves_and_with_none_leaves():

@@ -77,6 +77,32 @@ def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
     assert step_together._cache_size() == 1
 
 
+@pytest.fixture(scope="module")
+def compilations():
+    """Grows by one at each program that is compiled; `_cache_size` counts keys, not programs."""
+    seen = []
+
+    def listen(event, *_, **__):
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seen
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_parameters_put_on_one_device_keep_the_state_there_and_compile_once(compilations, index):
+    device = jax.devices()[index]
+    state = init_state(jax.device_put(network_params(), device), OPTIMIZER, friendly_sam(0.1))
+    step = sam_step(network_loss, OPTIMIZER, friendly_sam(0.1))
+    counts = [len(compilations)]
+    for _ in range(3):
+        state, _ = step(state, *BATCH)
+        counts.append(len(compilations))
+        assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(state))
+    assert counts[0] < counts[1] == counts[2] == counts[3]
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope):
     split = NamedSharding(mesh, P("data"))

@@ -211,8 +211,10 @@ def test_bool_integer_key_and_none_leaves_of_the_optimizer_survive():
     assert jnp.issubdtype(state.opt_state["key"].dtype, jax.dtypes.prng_key)
 
 
-def test_python_numbers_are_parameters_too():
-    optimizer, ascent = optax.adam(0.1), sam(0.05)
+@pytest.mark.parametrize("make_ascent", ASCENTS)
+def test_python_numbers_are_parameters_too(make_ascent):
+    optimizer, ascent = optax.adam(0.1), make_ascent(0.05)
+    sharp_value_and_grad(lambda w: (w - 1) ** 2, ascent)(3.0, ascent.init(3.0))
     step = sam_step(lambda w: (w - 1) ** 2, optimizer, ascent)
     state = init_state(3.0, optimizer, ascent)
     for _ in range(3):
@@ -271,3 +273,9 @@ def test_the_gradient_at_the_perturbed_point_is_taken_once():
     tx.update(w, tx.init(w), w, grad_fn=counted_grad)
     assert len(calls) == 1
     np.testing.assert_allclose(calls[0], [3.3, 4.4], rtol=1e-6)
+
+
+def test_sharpness_aware_refuses_gradients_of_another_shape():
+    tx, w = sharpness_aware(optax.adam(0.1), sam(0.05)), jnp.ones((3, 3))
+    with pytest.raises(ValueError, match=r"shapes of the gradients at w, got \(1, 3, 3\) for"):
+        tx.update(w, tx.init(w), w, grad_fn=lambda perturbed: perturbed[None])

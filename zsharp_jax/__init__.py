@@ -1,6 +1,6 @@
 """Sharpness-aware minimisation with z-score gradient filtering, as Optax transformations."""
 
-import importlib.metadata
+from importlib.metadata import version as _version
 
 from zsharp_jax._ascent import asam as asam
 from zsharp_jax._ascent import friendly_sam as friendly_sam
@@ -16,4 +16,4 @@ from zsharp_jax._step import sam_step as sam_step
 from zsharp_jax._step import sharp_value_and_grad as sharp_value_and_grad
 from zsharp_jax._step import sharpness_aware as sharpness_aware
 
-__version__ = importlib.metadata.version("zsharp-jax")
+__version__ = _version("zsharp-jax")

@@ -19,9 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
-from zsharp_jax._checks import checked_choice, checked_nonnegative
+from zsharp_jax._checks import checked_choice, checked_nonnegative, checked_share
 from zsharp_jax._filter import Scope, zscore_filter
 from zsharp_jax._precision import at_least_float32, tree_norm
 from zsharp_jax._scale import next_ascent, over_norm, rho_times, scale_to_norm
@@ -134,8 +133,7 @@ def friendly_sam(
         Li et al., Friendly Sharpness-Aware Minimization, CVPR 2024.
     """
     checked_nonnegative("sigma", sigma)
-    if not isinstance(checked_nonnegative("decay", decay), Tracer) and decay > 1:
-        raise ValueError(f"`decay` must lie in [0, 1], got {decay!r}.")
+    checked_share("decay", decay)
     return _in_float32(optax.chain(_subtract_running_mean(sigma, decay), scale_to_norm(rho)))
 
 
@@ -278,11 +276,10 @@ def _times_weights(eta: float) -> optax.GradientTransformation:
 
 
 def _leaf_name(path: jax.tree_util.KeyPath) -> str:
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    # A Flax NNX variable holds its array one level deeper, under `.value`.
-    if len(names) > 1 and names[-1] == "value":
-        names.pop()
-    return names[-1] if names else ""
+    # A Flax NNX variable holds its array one level deeper, in its attribute `value`.
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransformation:
@@ -298,7 +295,8 @@ def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransfor
             return jnp.where(is_first, gradient, gradient - sigma * mean)
 
         def moved(gradient, mean):
-            return jnp.where(is_first, gradient, decay * mean + (1 - decay) * gradient)
+            mixed = decay * mean + (1 - decay) * gradient
+            return jnp.where(is_first, gradient, mixed).astype(mean.dtype)
 
         news = jax.tree.map(news_of, updates, state.running_mean)
         running_mean = jax.tree.map(moved, updates, state.running_mean)

@@ -46,6 +46,13 @@ def checked_nonnegative(name: str, value: Any) -> Any:
     return value
 
 
+def checked_share(name: str, value: Any) -> Any:
+    """Returns `value` if it is a scalar in [0, 1] (or traced), else raises."""
+    if not isinstance(value, Tracer) and not (_is_real(value) and 0 <= value <= 1):
+        raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}.")
+    return value
+
+
 def checked_choice(name: str, value: str, choices: Collection[str]) -> str:
     """Returns `value` if it is one of `choices`, else raises."""
     if value not in choices:
@@ -58,8 +65,8 @@ def _refuse_array(name: str, value: Any) -> None:
     if isinstance(value, jax.Array):
         raise TypeError(
             f"`{name}` must be a Python number, for it is needed when the step is traced, got an "
-            "array; where Optax makes arrays of numbers, name it: "
-            '`optax.inject_hyperparams(zsharp, static_args=("quantile", "min_ndim"))`.'
+            f'array; `optax.inject_hyperparams` makes arrays of numbers: name "{name}" in its '
+            "`static_args`."
         )
 
 

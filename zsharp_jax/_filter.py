@@ -35,7 +35,7 @@ def zscore_filter(
 
     Returns:
         A stateless transformation. It preserves structure, dtype and sharding. Means and
-        deviations are taken in float32 at least.
+        deviations are taken in float32 at least. A layer with a NaN passes whole, NaN and all.
 
     Raises:
         ValueError: If `quantile`, `scope` or `min_ndim` is out of range.
@@ -78,7 +78,7 @@ def _keep_within_layers(gradients: list[jax.Array], quantile: float) -> list[jax
     ranks = [_rank(quantile, gradient.size) for gradient in gradients]
     thresholds = order_statistics([[deviation] for deviation in deviations], ranks)
     return [
-        jnp.where(deviation > thresholds[i], gradient, jnp.zeros_like(gradient))
+        _kept(gradient, deviation, thresholds[i])
         for i, (gradient, deviation) in enumerate(zip(gradients, deviations, strict=True))
     ]
 
@@ -90,9 +90,14 @@ def _keep_over_all_layers(gradients: list[jax.Array], quantile: float) -> list[j
     rank = _rank(quantile, sum(gradient.size for gradient in gradients))
     threshold = order_statistics([zscores], [rank])[0]
     return [
-        jnp.where(zscore > threshold, gradient, jnp.zeros_like(gradient))
+        _kept(gradient, zscore, threshold)
         for gradient, zscore in zip(gradients, zscores, strict=True)
     ]
+
+
+def _kept(gradient: jax.Array, deviation: jax.Array, threshold: jax.Array) -> jax.Array:
+    # Not `>`: a layer with a NaN passes whole, for to drop it would hide the NaN.
+    return jnp.where(deviation <= threshold, jnp.zeros_like(gradient), gradient)
 
 
 def _rank(quantile: float, size: int) -> int:
@@ -104,7 +109,7 @@ def _rank(quantile: float, size: int) -> int:
 def _absolute_zscore(gradient: jax.Array) -> jax.Array:
     deviation = _deviation(gradient)
     std = jnp.sqrt(jnp.mean(jnp.square(deviation)))
-    return jnp.where(std > 0, deviation / jnp.where(std > 0, std, 1), 0)
+    return deviation / jnp.where(std == 0, 1, std)  # a constant tensor has deviations of 0
 
 
 def _deviation(gradient: jax.Array) -> jax.Array:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 
-def at_least_float32(array: jax.Array) -> jax.Array:
+def at_least_float32(array: jax.typing.ArrayLike) -> jax.Array:
     """Casts bfloat16 and float16 up to float32; wider and complex dtypes stay as they are."""
+    array = jnp.asarray(array)  # a parameter may be a Python number
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 

@@ -37,7 +37,8 @@ def scale_to_norm(
 
     Returns:
         A transformation that counts its calls in its state. Norms are taken in float32 at least;
-        the result has the dtype of the gradient.
+        the result has the dtype of the gradient. A NaN gives NaN; entries whose squares overflow
+        (1e19 in float32) make the norm infinite and the result 0.
 
     Raises:
         ValueError: If `rho`, `scope` or `delta` is out of range.
@@ -89,5 +90,5 @@ def next_ascent(ascents: jax.Array) -> jax.Array:
 
 
 def over_norm(gradient: jax.Array, norm: jax.Array, delta: float) -> jax.Array:
-    """gradient / (norm + delta) in float32 at least; 0 where the norm is."""
-    return jnp.where(norm > 0, at_least_float32(gradient) / jnp.where(norm > 0, norm + delta, 1), 0)
+    """gradient / (norm + delta) in float32 at least; 0 where the norm is 0, NaN where it is NaN."""
+    return at_least_float32(gradient) / jnp.where(norm == 0, 1, norm + delta)

@@ -1,6 +1,6 @@
 """One sharpness-aware step: clean pass at w, ascent, sharp pass at w + ε, update from w.
 
-Three ways to take it, each built on the one before:
+Three ways to take it:
 
 - `sharp_value_and_grad` is `jax.value_and_grad` with the sharp gradient, for any training loop.
 - `sharpness_aware` makes an Optax optimizer of it, for loops that call `optimizer.update`.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from zsharp_jax._precision import tree_norm
 
@@ -88,7 +89,7 @@ def sharp_value_and_grad(
 
     def ascend(params, ascent_state, *inputs):
         value, gradients = value_and_grad(params, *inputs)
-        perturbation, ascent_state = ascent.update(gradients, ascent_state, params)
+        perturbation, ascent_state = _perturbation(ascent, gradients, ascent_state, params)
 
         perturbed_params = optax.apply_updates(params, perturbation)
         sharp_value, sharp_gradients = value_and_grad(perturbed_params, *inputs)
@@ -134,8 +135,8 @@ def sharpness_aware(
         `optimizer`.
 
     Raises:
-        ValueError: On update, if `params` or `grad_fn` is missing, or if `grad_fn` does not
-            return a tree like the gradients.
+        ValueError: On update, if `params` or `grad_fn` is missing, if `grad_fn` does not return a
+            tree like the gradients, or where `optax.masked` stands around this or the ascent.
 
     Example:
         >>> loss_fn = lambda w: jnp.sum(w**2) / 2
@@ -156,11 +157,13 @@ def sharpness_aware(
             missing = "params" if params is None else "grad_fn"
             raise ValueError(
                 f"`sharpness_aware` needs `{missing}`: "
-                "call `update(gradients, state, params, grad_fn=grad_fn)`."
+                "call `update(gradients, state, params, grad_fn=grad_fn)`. A loop that cannot pass "
+                "it, such as Flax's `TrainState.apply_gradients`, takes `sharp_value_and_grad`."
             )
-        perturbation, ascent_state = ascent.update(updates, state.ascent_state, params)
+        _refuse_masked_params(params)
+        perturbation, ascent_state = _perturbation(ascent, updates, state.ascent_state, params)
         sharp_gradients = grad_fn(optax.apply_updates(params, perturbation))
-        _check_same_structure(sharp_gradients, updates)
+        _check_like_gradients(sharp_gradients, updates)
 
         updates, opt_state = optimizer.update(
             sharp_gradients, state.opt_state, params, **extra_args
@@ -178,7 +181,8 @@ def init_state(
     """The state before the first step of `sam_step`.
 
     It shares no memory with `params`, so a step that takes over the state's memory leaves them
-    whole. Where the parameters lie on a mesh of devices, so does all of the state.
+    whole. Place the parameters first, on a device or a mesh: counters are put where they lie.
+    (Under `jax.jit` it cannot see where that is; give `out_shardings` there.)
 
     Args:
         params: The parameters to start from.
@@ -194,7 +198,7 @@ def init_state(
         [1. 1. 1.] 0
     """
     state = SamState(params, optimizer.init(params), ascent.init(params), jnp.zeros([], jnp.int32))
-    return _on_the_mesh_of(params, jax.tree.map(_own_array, state))
+    return _placed_beside(params, jax.tree.map(_own_array, state))
 
 
 def sam_step(
@@ -261,28 +265,61 @@ def _own_array(leaf: Any) -> jax.Array:
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
 
-def _on_the_mesh_of(params: optax.Params, state: SamState) -> SamState:
-    """Replicates what lies on one device over the mesh of the parameters, if they lie on one.
+def _placed_beside(params: optax.Params, state: SamState) -> SamState:
+    """Puts what lies nowhere in particular where the parameters have been put.
 
     A step would do so with the counters at its first call, and compile once more for the second.
     """
-    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
-    meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, jax.NamedSharding)]
-    if not meshes:
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return state
-    replicated = jax.NamedSharding(meshes[0], jax.P())
+    homes = [leaf.sharding for leaf in leaves if leaf.committed]
+    if not homes:
+        return state
+    home = homes[0]
+    if isinstance(home, jax.NamedSharding):
+        home = jax.NamedSharding(home.mesh, jax.P())
 
-    def place(leaf):
-        lies_on_it = isinstance(leaf.sharding, jax.NamedSharding)
-        return leaf if lies_on_it else jax.device_put(leaf, replicated)
-
-    return jax.tree.map(place, state)
+    return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, home), state)
 
 
-def _check_same_structure(sharp_gradients: Any, gradients: optax.Updates) -> None:
+def _perturbation(
+    ascent: optax.GradientTransformation,
+    gradients: optax.Updates,
+    ascent_state: optax.OptState,
+    params: optax.Params,
+) -> tuple[optax.Updates, optax.OptState]:
+    if isinstance(ascent_state, optax.MaskedState):
+        raise ValueError(
+            "`optax.masked` hands on the raw gradient of what it leaves out, which would be added "
+            "to the weights: use `optax.partition` with `optax.set_to_zero()` for those."
+        )
+    return ascent.update(gradients, ascent_state, params)
+
+
+def _refuse_masked_params(params: optax.Params) -> None:
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
+        raise ValueError(
+            "`sharpness_aware` needs all parameters, for `grad_fn` is called with them: put "
+            "`optax.masked` or `optax.partition` inside, around the optimizer and the ascent."
+        )
+
+
+def _check_like_gradients(sharp_gradients: Any, gradients: optax.Updates) -> None:
     got, wanted = jax.tree.structure(sharp_gradients), jax.tree.structure(gradients)
     if got != wanted:
         raise ValueError(
             "`grad_fn` must return gradients alone, a tree like the gradients at w "
             f"({wanted}), got {got}; for `jax.value_and_grad` see `sharp_value_and_grad`."
         )
+    for found, gradient in zip(
+        jax.tree.leaves(sharp_gradients), jax.tree.leaves(gradients), strict=True
+    ):
+        if jnp.shape(found) != jnp.shape(gradient):
+            raise ValueError(
+                "`grad_fn` must return arrays of the shapes of the gradients at w, "
+                f"got {jnp.shape(found)} for {jnp.shape(gradient)}."
+            )
