@@ -1,0 +1,156 @@
+"""The compiled step trains on what it should, and the evaluation judges what it should.
+
+Each number is recomputed from the model alone, on images that are picked and normalised in NumPy.
+"""
+
+import dataclasses
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import SETTINGS, silent, tiny_dataset
+
+import zsharp_jax
+from zsharp_jax.benchmark import methods, program
+from zsharp_jax.benchmark.augment import augment
+from zsharp_jax.benchmark.train import train
+from zsharp_jax.models import MODELS
+
+MODEL = MODELS["resnet8"](num_classes=10)
+DATASET = tiny_dataset()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return program.compile_program(SETTINGS, DATASET)
+
+
+def normalised(images):
+    train_images = DATASET.train_images.astype(np.float64)
+    return ((images - train_images.mean()) / train_images.std()).astype(np.float32)
+
+
+def mean_loss(logits, labels):
+    log_shares = np.asarray(jax.nn.log_softmax(logits))
+    return -np.mean(log_shares[np.arange(len(labels)), labels])
+
+
+def test_a_step_is_told_the_loss_of_its_own_rows_augmented_and_normalised(compiled):
+    key = jax.random.key(7)
+    carry, order = compiled.start(key), np.asarray(compiled.draw_order(key, 0))
+    for step in range(3):
+        variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
+        augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), step)
+        images = DATASET.train_images[order[step]]
+        augmented = np.asarray(augment(augment_key, jnp.asarray(images), 1, True))
+        assert np.any(augmented != images)
+        logits, _ = MODEL.apply(
+            variables, normalised(augmented), train=True, mutable=["batch_stats"]
+        )
+        expected = mean_loss(logits, DATASET.train_labels[order[step]])
+        carry, info = compiled.step(carry, compiled.data, key, order)
+        np.testing.assert_allclose(info.loss, expected, rtol=1e-4)
+
+
+def test_the_evaluation_is_that_of_the_test_images(compiled):
+    key = jax.random.key(3)
+    carry = compiled.start(key)
+    for _ in range(3):
+        carry, _ = compiled.step(carry, compiled.data, key, compiled.draw_order(key, 0))
+    variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
+    logits = np.asarray(MODEL.apply(variables, normalised(DATASET.test_images), train=False))
+    right, loss = compiled.evaluate(carry, compiled.data, np.int32(0))
+    assert right == np.sum(np.argmax(logits, axis=-1) == DATASET.test_labels)
+    np.testing.assert_allclose(loss / 20, mean_loss(logits, DATASET.test_labels), rtol=1e-4)
+
+
+def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(compiled):
+    orders = [
+        np.asarray(compiled.draw_order(jax.random.key(seed), epoch))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    for order in orders:
+        assert order.shape == (3, 16) and len(np.unique(order)) == 48 and order.max() < 50
+    assert len({order.tobytes() for order in orders}) == 4
+
+
+LIBRARY = {
+    "sam": zsharp_jax.sam(0.3),
+    "asam": zsharp_jax.asam(0.3),
+    "friendly_sam": zsharp_jax.friendly_sam(0.3),
+    "zsharp": zsharp_jax.zsharp(0.3, 0.7),
+    "zsharp_reference": zsharp_jax.zsharp_reference(0.3, 0.7),
+}
+
+
+def test_no_method_is_unchecked():
+    assert set(methods.METHODS) == {"adamw", *LIBRARY} and methods.METHODS["adamw"] is None
+
+
+@pytest.mark.parametrize("method", LIBRARY)
+def test_a_method_is_the_ascent_of_its_name_at_its_settings(method):
+    settings = dataclasses.replace(SETTINGS, method=method, rho=0.3, quantile=0.7)
+    found, expected = methods.METHODS[method](settings), LIBRARY[method]
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(6, 5)), "bias": rng.normal(size=5)}
+    states = found.init(params), expected.init(params)
+    for _ in range(2):  # friendly_sam begins as sam
+        gradients = jax.tree.map(lambda w: rng.normal(size=w.shape).astype("f4"), params)
+        ours, found_state = found.update(gradients, states[0], params)
+        theirs, expected_state = expected.update(gradients, states[1], params)
+        states = found_state, expected_state
+        chex.assert_trees_all_equal(ours, theirs)
+
+
+def test_the_learning_rate_falls_every_ten_epochs():
+    schedule = program.learning_rate(SETTINGS, steps_per_epoch=3)
+    rates = [float(schedule(step)) for step in (0, 29, 30, 59, 60)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 0.75e-3, 0.75e-3, 0.5625e-3], rtol=1e-6)
+
+
+def test_the_plain_step_is_the_bare_optimizer():
+    def loss_fn(w):
+        return jnp.sum((w - 1) ** 2), "aux"
+
+    optimizer = optax.adamw(0.1)
+    w = jnp.array([3.0, -2.0])
+    opt_state = optimizer.init(w)
+    state = zsharp_jax.init_state(w, optimizer, optax.identity())
+    state, info = program.plain_step(loss_fn, optimizer)(state)
+    updates, _ = optimizer.update(2 * (w - 1), opt_state, w)
+    np.testing.assert_allclose(state.params, w + updates, rtol=1e-6)
+    assert info.loss == info.sharp_loss == 13 and info.perturbation_norm == 0
+    assert info.aux == "aux" and state.step == 1
+
+
+def test_batch_statistics_are_those_of_one_clean_pass_per_step(compiled):
+    """A step with a huge perturbation leaves the statistics that one with a small one leaves."""
+    far = program.compile_program(dataclasses.replace(SETTINGS, rho=5.0), DATASET)
+    key, moved = jax.random.key(0), []
+    for made in (compiled, far):
+        carry, _ = made.step(made.start(key), made.data, key, made.draw_order(key, 0))
+        moved.append(jax.device_get(carry.batch_stats))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *moved)
+
+
+def test_seconds_leave_out_the_evaluation(compiled):
+    def slow_evaluate(*inputs):
+        time.sleep(1.0)
+        return compiled.evaluate(*inputs)
+
+    slow = dataclasses.replace(compiled, evaluate=slow_evaluate)
+    outcome = train(slow, dataclasses.replace(SETTINGS, epochs=1), silent)
+    assert outcome.curves["seconds"][0] < 1.0
+
+
+def test_the_test_set_is_evaluated_whole_and_padding_does_not_count(compiled, monkeypatch):
+    whole = train(compiled, SETTINGS, silent)
+    monkeypatch.setattr(program, "_MOST_TEST_IMAGES", 7)  # 20 = 7 + 7 + 6
+    in_parts = train(program.compile_program(SETTINGS, DATASET), SETTINGS, silent)
+    for curve, rtol in (("test_accuracy", 1e-6), ("test_loss", 1e-4)):
+        np.testing.assert_allclose(in_parts.curves[curve], whole.curves[curve], rtol=rtol)
