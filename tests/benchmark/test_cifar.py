@@ -1,6 +1,8 @@
 """The archive is read as it is laid out, and refused for whatever is wrong with it."""
 
 import hashlib
+import pathlib
+import tarfile
 
 import archives
 import numpy as np
@@ -110,3 +112,44 @@ def test_a_label_beyond_nine_is_refused(tmp_path, contents):
     contents[f"{cifar.FOLDER}/test_batch.bin"] = bytes([10]) + bytes(3072)
     with pytest.raises(RequestError, match="a label of 10"):
         read(tmp_path, contents)
+
+
+def test_a_byte_that_the_checksum_belies_is_refused(tmp_path, contents):
+    path = archives.write_archive(tmp_path / "archive.tar.gz", contents)
+    whole = bytearray(path.read_bytes())
+    whole[-6] ^= 1  # in the CRC of the gzip trailer
+    path.write_bytes(whole)
+    with pytest.raises(RequestError, match="truncated or damaged: CRC"):
+        cifar.read_archive(path, verify=False)
+
+
+def test_a_file_of_the_right_name_in_a_folder_below_is_not_taken(tmp_path, contents):
+    name = f"{cifar.FOLDER}/data_batch_1.bin"
+    contents[f"{cifar.FOLDER}/below/data_batch_1.bin"] = contents.pop(name)
+    with pytest.raises(RequestError, match=r"lacks data_batch_1.bin"):
+        read(tmp_path, contents)
+
+
+def test_a_file_that_comes_twice_is_refused(tmp_path, contents):
+    again = {f"{cifar.FOLDER}/./data_batch_1.bin": contents[f"{cifar.FOLDER}/data_batch_2.bin"]}
+    with pytest.raises(RequestError, match=r"data_batch_1.bin' twice"):
+        read(tmp_path, contents | again)
+
+
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, contents):
+    path = tmp_path / "archive.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo(f"{cifar.FOLDER}/data_batch_1.bin")
+        member.pax_headers = {
+            "GNU.sparse.major": "0",
+            "GNU.sparse.size": "abc",
+            "GNU.sparse.map": "x",
+        }
+        archive.addfile(member)
+    with pytest.raises(RequestError, match="is damaged"):
+        cifar.read_archive(path, verify=False)
+
+
+def test_a_path_that_no_file_can_have_is_refused():
+    with pytest.raises(RequestError, match="cannot read archive"):
+        cifar.read_archive(pathlib.Path("a" * 300), verify=False)

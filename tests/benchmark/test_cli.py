@@ -1,5 +1,6 @@
 """The command as a user types it: what it writes, what it says, and what it exits with."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +10,9 @@ import time
 
 import archives
 import pytest
+from matplotlib.figure import Figure
 
-from zsharp_jax.benchmark import figures, results
+from zsharp_jax.benchmark import figures, interrupts, results
 from zsharp_jax.benchmark.cli import main
 
 COMMAND = [sys.executable, "-c", "from zsharp_jax.benchmark.cli import main; main()"]
@@ -65,6 +67,7 @@ def test_a_run_file_tells_all_that_is_needed_to_doubt_it(compared):
     assert record["settings"]["quantile"] == 0.95 and record["settings"]["epochs"] == 1
     assert record["versions"]["jax"] and record["device"]["platform"] == "cpu"
     assert record["steps"] == record["steps_per_epoch"] == 22
+    assert len(record["data_sha256"]) == 64 and len(record["commit"]) == 40
     assert set(record["curves"]) == {
         "train_loss", "sharp_loss", "gradient_norm", "perturbation_norm",
         "test_loss", "test_accuracy", "seconds",
@@ -86,7 +89,6 @@ def test_the_table_is_made_of_the_run_files_and_fits_80_columns(compared):
         ]
         assert f"{mean:.2f} ± " in row and "0.0500" in row
     assert max(len(line) for line in printed.splitlines()[:-1]) <= 80
-    assert "\\" not in printed and "adamw" in printed
 
 
 def test_the_same_command_gives_the_same_numbers(compared, tmp_path):
@@ -117,7 +119,12 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
         (["train", "--dataset", "digit"], "unknown dataset 'digit', known: digits, cifar10"),
         (["compare", "--methods", "sam,asamm"], "unknown method 'asamm', known: asam, sam"),
         (["compare", "--methods", ","], "`methods` must name at least one method"),
-        (["compare", "--seeds", "0"], "`seeds` must be at least 1, got 0"),
+        (["compare", "--seeds", "0"], "`seeds` must be at least 1 and at most 1000, got 0"),
+        (["compare", "--seeds", "100000000"], "at most 1000, got 100000000"),
+        (["compare", "--seed", "1"], "unrecognized arguments: --seed 1"),
+        (["train", "--steps", "3", "--epochs", "1"], "not allowed with argument"),
+        (["train", "--archive", "a.tar.gz"], "digits needs no --archive"),
+        (["train", "a\nb"], "unrecognized arguments: a b"),
         (["train", "--rho", "-0.1"], "`rho` must be finite and at least 0, got -0.1"),
         (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
         (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
@@ -226,3 +233,108 @@ def test_a_mean_over_seeds_and_its_sample_std():
     assert (summary.seeds, summary.failed) == (2, 1)
     assert summary.means["test_accuracy"] == pytest.approx(0.85)
     assert summary.stds["test_accuracy"] == pytest.approx(0.05 * 2**0.5)
+
+
+def test_a_run_that_diverges_between_a_step_and_the_evaluation_is_kept_too(tmp_path):
+    options = ["--method", "sam", "--steps", "2", "--batch-size", "1437", "--lr", "1e38"]
+    assert exit_code("train", *options, "--out", tmp_path) == 1
+    (record,) = records_in(tmp_path)
+    assert record["status"] == "failed" and "the test loss is inf at step 1" in record["error"]
+
+
+INTERRUPTED = """
+import os, signal, threading
+from zsharp_jax.benchmark import cli, session
+compile_program = session.compile_program
+def interrupted(*arguments):
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return compile_program(*arguments)
+session.compile_program = interrupted
+cli.main(["train", "--method", "adamw", "--out", {out!r}])
+"""
+
+
+def test_ctrl_c_while_xla_compiles_ends_at_once_and_in_order(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(out=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("interrupted; runs that had finished are kept")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ctrl_c_that_a_callback_lost_takes_effect_at_the_next_step():
+    with interrupts.remembered():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    interrupts.check()
+
+
+def test_without_flax_the_extra_is_named():
+    code = "import sys; sys.modules['flax'] = None; " + COMMAND[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        'zsharp-bench: error: flax is missing: pip install "zsharp-jax[bench]"'
+    ]
+
+
+SHORT = ["--methods", "adamw", "--seeds", "1", "--epochs", "1"]
+
+
+def test_a_result_that_cannot_be_written_is_told_in_one_line_and_the_runs_are_kept(tmp_path):
+    (tmp_path / "table.md").mkdir()
+    done = subprocess.run(
+        [*COMMAND, "compare", *SHORT, "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("zsharp-bench: error: Is a directory: ")
+    assert "Traceback" not in done.stderr and len(records_in(tmp_path)) == 1
+    assert_nothing_half_written(tmp_path)
+
+
+def test_a_narrow_character_set_and_a_reader_that_leaves_do_no_harm(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    running = subprocess.Popen(
+        [*COMMAND, "compare", *SHORT, "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    running.stdout.close()
+    with running.stderr:
+        errors = running.stderr.read().decode()
+    assert running.wait() == 1 and "Traceback" not in errors and "Exception ignored" not in errors
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
+
+
+def test_the_picture_keeps_what_a_method_falls_to():
+    def record(method, accuracies):
+        curves = {"train_loss": [1.0] * 12, "test_accuracy": accuracies}
+        settings = {"method": method, "seed": 0, "model": "m", "dataset": "d"}
+        return {"status": "finished", "settings": settings, "curves": curves}
+
+    axes = Figure().subplots()
+    axes.plot(range(12), [50.0] + [95.0] * 11)
+    axes.plot(range(12), [50.0] + [95.0] * 5 + [10.0] * 6)
+    figures._leave_out_the_rise(axes)
+    assert axes.get_ylim()[0] < 10
+    # A warning, as of a flat accuracy of 100 %, would be an error here.
+    figures.draw_curves([record("sam", [1.0] * 12), record("zsharp", [1.0] * 12)])
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0, "0"), (0.05, "0.0500"), (1e-6, "1.00e-06"), (9e9, "9.00e+09")]
+)
+def test_numbers_are_short(value, text):
+    assert results._short(value) == text

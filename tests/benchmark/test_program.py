@@ -41,7 +41,7 @@ def mean_loss(logits, labels):
 
 def test_a_step_is_told_the_loss_of_its_own_rows_augmented_and_normalised(compiled):
     key = jax.random.key(7)
-    carry, order = compiled.start(key), np.asarray(compiled.draw_order(key, 0))
+    carry, order = compiled.start(key), np.asarray(compiled.draw_order(key, np.int32(0)))
     for step in range(3):
         variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
         augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), step)
@@ -60,7 +60,7 @@ def test_the_evaluation_is_that_of_the_test_images(compiled):
     key = jax.random.key(3)
     carry = compiled.start(key)
     for _ in range(3):
-        carry, _ = compiled.step(carry, compiled.data, key, compiled.draw_order(key, 0))
+        carry, _ = compiled.step(carry, compiled.data, key, compiled.draw_order(key, np.int32(0)))
     variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
     logits = np.asarray(MODEL.apply(variables, normalised(DATASET.test_images), train=False))
     right, loss = compiled.evaluate(carry, compiled.data, np.int32(0))
@@ -70,7 +70,7 @@ def test_the_evaluation_is_that_of_the_test_images(compiled):
 
 def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(compiled):
     orders = [
-        np.asarray(compiled.draw_order(jax.random.key(seed), epoch))
+        np.asarray(compiled.draw_order(jax.random.key(seed), np.int32(epoch)))
         for seed in (0, 1)
         for epoch in (0, 1)
     ]
@@ -133,7 +133,7 @@ def test_batch_statistics_are_those_of_one_clean_pass_per_step(compiled):
     far = program.compile_program(dataclasses.replace(SETTINGS, rho=5.0), DATASET)
     key, moved = jax.random.key(0), []
     for made in (compiled, far):
-        carry, _ = made.step(made.start(key), made.data, key, made.draw_order(key, 0))
+        carry, _ = made.step(made.start(key), made.data, key, made.draw_order(key, np.int32(0)))
         moved.append(jax.device_get(carry.batch_stats))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *moved)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,25 +53,46 @@ def test_seconds_per_epoch_of_a_run_that_was_cut_short():
 
 
 def test_steps_stop_within_an_epoch(compiled):
-    settings = dataclasses.replace(SETTINGS, steps=4)
+    settings = dataclasses.replace(SETTINGS, epochs=None, steps=4)
     assert planned_steps(settings, 3) == 4
     outcome = train(compiled, settings, silent)
     assert outcome.steps == 4 and len(outcome.step_losses) == 4
     assert len(outcome.curves["train_loss"]) == 2
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_it_had(compiled):
+@pytest.mark.parametrize(
+    "field, told",
+    [
+        ("loss", "clean loss"),
+        ("sharp_loss", "sharp loss"),
+        ("gradient_norm", "gradient norm"),
+        ("perturbation_norm", "perturbation norm"),
+    ],
+)
+def test_what_is_not_finite_ends_the_run_and_keeps_what_it_had(compiled, field, told):
     def poisoned_step(carry, *inputs):
         step = int(carry.state.step)
         carry, info = compiled.step(carry, *inputs)
-        return carry, info._replace(sharp_loss=jnp.nan) if step == 4 else info
+        return carry, info._replace(**{field: jnp.nan}) if step == 4 else info
 
     poisoned = dataclasses.replace(compiled, step=poisoned_step)
     outcome = train(poisoned, SETTINGS, silent)
     assert outcome.status == "failed"
-    assert outcome.error == "zsharp, seed 0: the sharp loss is nan at step 5"
+    assert outcome.error == f"zsharp, seed 0: the {told} is nan at step 5"
     assert len(outcome.step_losses) == 4 and len(outcome.curves["train_loss"]) == 1
     assert outcome.final(3)["test_accuracy"] == outcome.curves["test_accuracy"][0]
+
+
+def test_a_test_loss_that_is_not_finite_ends_the_run(compiled):
+    poisoned = dataclasses.replace(compiled, evaluate=lambda *_: (jnp.array(0), jnp.inf))
+    outcome = train(poisoned, SETTINGS, silent)
+    assert outcome.error == "zsharp, seed 0: the test loss is inf at step 3"
+    assert len(outcome.step_losses) == 3 and not outcome.curves["train_loss"]
+
+
+def test_the_clock_of_compiling_holds_all_four_programs(compiled):
+    for made in (compiled.start, compiled.draw_order, compiled.step, compiled.evaluate):
+        assert isinstance(made, jax.stages.Compiled)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +107,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_it_had(compiled):
         ({"learning_rate": 0.0}, "`lr` must be finite and above 0, got 0.0"),
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"batch_size": -3}, "`batch_size` must be at least 1, got -3"),
-        ({"steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"steps": 3}, "either `epochs` or `steps` must be given, not both"),
+        ({"epochs": None}, "either `epochs` or `steps` must be given"),
+        ({"epochs": None, "steps": 0}, "`steps` must be at least 1, got 0"),
         ({"seed": -1}, "`seed` must be at least 0 and below 2\\*\\*32, got -1"),
         ({"seed": 2**32}, "`seed` must be at least 0 and below 2\\*\\*32, got 4294967296"),
     ],
@@ -95,7 +119,17 @@ def test_bad_settings_are_refused(change, message):
         dataclasses.replace(SETTINGS, **change)
 
 
-def test_settings_that_differ_have_files_that_differ():
-    names = {dataclasses.replace(SETTINGS, rho=rho).name for rho in (0.05, 0.1)}
-    assert len(names) == 2 and SETTINGS.name in names
-    assert SETTINGS.name.startswith("digits-resnet8-zsharp-seed0-")
+def test_runs_that_differ_in_settings_or_data_have_files_that_differ():
+    names = {
+        dataclasses.replace(SETTINGS, rho=rho).run_name(data)
+        for rho in (0.05, 0.1)
+        for data in ("official", "another")
+    }
+    assert len(names) == 4
+    assert all(name.startswith("digits-resnet8-zsharp-seed0-") for name in names)
+
+
+def test_the_digest_of_the_data_holds_images_and_labels():
+    dataset = tiny_dataset()
+    moved = dataclasses.replace(dataset, test_labels=dataset.test_labels[::-1])
+    assert dataset.sha256() == tiny_dataset().sha256() != moved.sha256()

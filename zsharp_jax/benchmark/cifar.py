@@ -40,14 +40,16 @@ def read_archive(path: pathlib.Path, verify: bool = True) -> dict[str, np.ndarra
         RequestError: If the archive is missing, truncated, not the official one although `verify`
             asks for it, or holds anything outside its folder or that is no record.
     """
-    if not path.is_file():
-        raise RequestError(f"there is no archive {path}; the official one is found at {URL}")
     try:
+        if not path.is_file():
+            raise RequestError(f"there is no archive {path}; the official one is found at {URL}")
         if verify:
             _check_sha256(path)
         contents = _read_files(path, wanted=TRAIN_FILES + TEST_FILES)
     except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise RequestError(f"archive {path} is truncated or damaged: {error}") from None
+    except (ValueError, RecursionError) as error:  # tarfile's, at headers that make no sense
+        raise RequestError(f"archive {path} is damaged: {error}") from None
     except OSError as error:
         raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
 
@@ -74,22 +76,24 @@ def _check_sha256(path: pathlib.Path) -> None:
 def _read_files(path: pathlib.Path, wanted: list[str]) -> dict[str, bytes]:
     """The contents of the wanted files; refuses an archive that holds what it should not."""
     contents = {}
-    with tarfile.open(path, "r:gz") as archive:
+    with gzip.open(path) as stream, tarfile.open(fileobj=stream) as archive:
         for member in archive:
-            parts = pathlib.PurePosixPath(member.name).parts
+            name, parts = member.name[:100], pathlib.PurePosixPath(member.name).parts
             if parts[:1] != (FOLDER,) or ".." in parts or not (member.isfile() or member.isdir()):
-                raise RequestError(
-                    f"archive {path} holds {member.name!r}, which is no file in {FOLDER}/"
-                )
-            if parts[-1] not in wanted or not member.isfile():
+                raise RequestError(f"archive {path} holds {name!r}, which is no file in {FOLDER}/")
+            if parts[1:] not in [(file,) for file in wanted]:
                 continue
+            if parts[-1] in contents:
+                raise RequestError(f"archive {path} holds {name!r} twice")
             if member.size > MOST_RECORDS * RECORD_BYTES:
                 raise RequestError(
-                    f"archive {path} holds {member.name!r} of {member.size} bytes, "
+                    f"archive {path} holds {name!r} of {member.size} bytes, "
                     f"more than {MOST_RECORDS} records of {RECORD_BYTES}"
                 )
             file = archive.extractfile(member)
             contents[parts[-1]] = file.read() if file else b""
+        while stream.read(2**20):  # to the checksum, which lies behind the end that tar sees
+            pass
     missing = [name for name in wanted if name not in contents]
     if missing:
         raise RequestError(f"archive {path} lacks {', '.join(missing)} in {FOLDER}/")

@@ -1,172 +1,52 @@
-"""The command line of `zsharp-bench`.
+"""The entry of `zsharp-bench`, and how it ends.
 
-It exits with 0 where all went well, with 1 where a run failed, with 2 where the request could not
-be met, and with 130 after Ctrl-C; what went wrong is said in one line.
+It exits with 0 where all went well, with 1 where a run failed or a result could not be written,
+with 2 where the request could not be met, and with 130 after Ctrl-C; what went wrong is said in one
+line.
 """
 
-import argparse
-import dataclasses
-import pathlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import zsharp_jax
-from zsharp_jax.benchmark.errors import RequestError, known
-from zsharp_jax.benchmark.settings import DEFAULTS, Settings
-
-PROGRAM = "zsharp-bench"
-COMPARED = ("adamw", "sam", "asam", "friendly_sam", "zsharp", "zsharp_reference")
+from zsharp_jax.benchmark import interrupts
+from zsharp_jax.benchmark.errors import RequestError
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ε
     try:
-        options = _parser().parse_args(arguments)
-        sys.exit(options.run(options, command=[PROGRAM, *arguments]))
+        with interrupts.remembered():
+            # In here, since Flax takes a second to import, and may not be there.
+            from zsharp_jax.benchmark import commands
+
+            code = commands.execute(arguments)
+            sys.stdout.flush()
+        sys.exit(code)
     except RequestError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        _say(f'{str(error.name).split(".")[0]} is missing: pip install "zsharp-jax[bench]"')
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone, and the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _say(f"{error.strerror or error}: {error.filename}")
+        sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; runs that had finished are kept", file=sys.stderr)
-        sys.exit(130)
+        _say("interrupted; runs that had finished are kept", kind="")
+        sys.stdout.flush()
+        # Not `sys.exit`: XLA may still compile in a thread, and crashes where Python tidies up.
+        os._exit(130)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description="Trains sharpness-aware methods and compares them.")
-    parser.add_argument("--version", action="version", version=zsharp_jax.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    compare = commands.add_parser(
-        "compare",
-        help="train several methods with several seeds; write a table and a picture",
-        description="Trains several methods with several seeds each. Writes one JSON per run, "
-        "table.md and curves.png.",
-    )
-    _add_common_options(compare)
-    compare.add_argument(
-        "--methods", nargs="+", default=COMPARED, metavar="METHOD",
-        help=f"what to compare, in this order (default: {' '.join(COMPARED)})",
-    )  # fmt: skip
-    compare.add_argument(
-        "--seeds", type=int, default=3, metavar="N",
-        help="how many seeds each method is trained with: 0 to N - 1 (default: 3)",
-    )  # fmt: skip
-    compare.set_defaults(run=_compare, steps=None)
-
-    train = commands.add_parser(
-        "train",
-        help="train one method once",
-        description="Trains one method once; writes its JSON.",
-    )
-    _add_common_options(train)
-    train.add_argument("--method", default="zsharp", help="what to train (default: zsharp)")
-    train.add_argument("--seed", type=int, default=0, help="the seed (default: 0)")
-    train.add_argument(
-        "--steps", type=int, metavar="N", help="stop after N steps (default: as --epochs says)"
-    )
-    train.set_defaults(run=_train)
-    return parser
-
-
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    def per_dataset(field: str) -> str:
-        values = (f"{getattr(value, field)} for {name}" for name, value in DEFAULTS.items())
-        return f"default: {', '.join(values)}"
-
-    paper = {field.name: field.default for field in dataclasses.fields(Settings)}
-    add = parser.add_argument
-    add(
-        "--dataset", default="digits", metavar="NAME",
-        help=f"what to train on: {' or '.join(DEFAULTS)} (default: digits, needs no download)",
-    )  # fmt: skip
-    add(
-        "--archive", type=pathlib.Path, metavar="FILE",
-        help="the official archive cifar-10-binary.tar.gz, for cifar10 (default: none)",
-    )  # fmt: skip
-    add(
-        "--no-verify", dest="verify", action="store_false",
-        help="accept an archive whose sha256 is not the official one (default: refuse it)",
-    )  # fmt: skip
-    add("--model", metavar="NAME", help=f"the network ({per_dataset('model')})")
-    add("--epochs", type=int, metavar="N", help=f"passes over the data ({per_dataset('epochs')})")
-    add(
-        "--batch-size", type=int, metavar="N", help=f"images per step ({per_dataset('batch_size')})"
-    )
-    add(
-        "--rho", type=float, default=paper["rho"],
-        help="length of the perturbation, for all methods (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--quantile", type=float, default=paper["quantile"], metavar="Q",
-        help="quantile of |z| that zsharp and zsharp_reference filter at (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--lr", type=float, default=paper["learning_rate"], metavar="RATE",
-        help="learning rate of AdamW at the start (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="FOLDER",
-        help="where results are written (default: %(default)s)",
-    )  # fmt: skip
-
-
-def _settings(options: argparse.Namespace, method: str, seed: int) -> Settings:
-    defaults = DEFAULTS[known("dataset", options.dataset, DEFAULTS)]
-    chosen = {
-        field.name: getattr(
-            defaults if getattr(options, field.name) is None else options, field.name
-        )
-        for field in dataclasses.fields(defaults)
-    }
-    return Settings(
-        dataset=options.dataset,
-        method=method,
-        seed=seed,
-        steps=options.steps,
-        rho=options.rho,
-        quantile=options.quantile,
-        learning_rate=options.lr,
-        **chosen,
-    )
-
-
-def _compare(options: argparse.Namespace, command: list[str]) -> int:
-    if options.seeds < 1:
-        raise RequestError(f"`seeds` must be at least 1, got {options.seeds}")
-    methods = dict.fromkeys(name for part in options.methods for name in part.split(",") if name)
-    if not methods:
-        raise RequestError("`methods` must name at least one method")
-    runs = [
-        [_settings(options, method, seed) for seed in range(options.seeds)] for method in methods
-    ]
-    return _run(options, command, runs, compares=True)
-
-
-def _train(options: argparse.Namespace, command: list[str]) -> int:
-    runs = [[_settings(options, options.method, options.seed)]]
-    return _run(options, command, runs, compares=False)
-
-
-def _run(
-    options: argparse.Namespace, command: list[str], runs: list[list[Settings]], compares: bool
-) -> int:
-    # What trains and draws takes a second to import; `--help` and a mistake can do without it.
-    from zsharp_jax.benchmark import session
-
-    records = session.run(runs, command, options.archive, options.verify, options.out)
-    session.show_table(records)
-    files = f"{len(records)} run file" + "s" * (len(records) > 1)
-    if compares:
-        session.write_comparison(records, options.out)
-        files += ", table.md, curves.png"
-    print(f"Written to {options.out}: {files}")
-    return 0 if all(record["status"] == "finished" for record in records) else 1
+def _say(message: str, kind: str = "error: ") -> None:
+    print(f"zsharp-bench: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """The images of the benchmark, as uint8 arrays that fit on the device."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 import numpy as np
@@ -31,6 +32,13 @@ class Dataset:
     crop_padding: int
     flip: bool
 
+    def sha256(self) -> str:
+        """The digest of all images and labels, whatever archive they came in."""
+        digest = hashlib.sha256()
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel of the training images, float32, exact."""
         values, statistics = np.arange(256), []
@@ -57,6 +65,8 @@ def load(name: str, archive: pathlib.Path | None, verify: bool) -> Dataset:
         RequestError: If the archive is missing, damaged or not the official one.
     """
     if name == "digits":
+        if archive is not None:
+            raise RequestError("digits needs no --archive; for that of cifar10: --dataset cifar10")
         return load_digits()
     if archive is None:
         raise RequestError(f"{name} needs --archive {cifar.ARCHIVE}, which is found at {cifar.URL}")

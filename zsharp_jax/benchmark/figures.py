@@ -1,6 +1,7 @@
 """The picture of a comparison."""
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,14 +28,14 @@ def draw_curves(records: Sequence[Record]) -> bytes:
     methods = list(dict.fromkeys(record["settings"]["method"] for record in finished))
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axes, (curve, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        for method, colour in zip(methods, _cycled(COLOURS, len(methods)), strict=True):
+        for method, colour in zip(methods, itertools.cycle(COLOURS)):
             runs = [r["curves"][curve] for r in finished if r["settings"]["method"] == method]
             _draw_band(axes, np.array(runs), method, colour, scale=100 if "%" in label else 1)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     left, right = figure.axes
     left.set_yscale("log")
     left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -43,7 +44,6 @@ def draw_curves(records: Sequence[Record]) -> bytes:
     _leave_out_the_rise(right)
     if finished:
         figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    if finished:
         settings = finished[0]["settings"]
         seeds = len({record["settings"]["seed"] for record in finished})
         figure.suptitle(
@@ -56,21 +56,23 @@ def draw_curves(records: Sequence[Record]) -> bytes:
 
 
 def _draw_band(axes, runs: np.ndarray, method: str, colour: str, scale: float) -> None:
-    epochs = np.arange(1, runs.shape[1] + 1)
-    mean = scale * runs.mean(axis=0)
+    epochs, runs = np.arange(1, runs.shape[1] + 1), scale * runs
+    mean = runs.mean(axis=0)
     axes.plot(epochs, mean, color=colour, label=method, marker="o" if len(epochs) == 1 else None)
     if len(runs) > 1:
-        std = scale * runs.std(axis=0, ddof=1)
-        axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+        std = runs.std(axis=0, ddof=1)
+        low = np.maximum(mean - std, runs.min(axis=0) / 2)  # above 0, for a logarithmic axis
+        axes.fill_between(epochs, low, mean + std, color=colour, alpha=0.15, linewidth=0)
 
 
 def _leave_out_the_rise(axes) -> None:
-    """Cuts off the first epochs, beside whose jump the methods would look all the same."""
-    values = [line.get_ydata() for line in axes.get_lines()]
-    if values and len(values[0]) > 3:
-        bottom = min(line[len(line) // 3] for line in values)
-        axes.set_ylim(bottom=bottom, top=min(100, axes.get_ylim()[1]))
+    """Cuts off the first epochs, beside whose jump the methods would look all the same.
 
-
-def _cycled(colours: Sequence[str], count: int) -> list[str]:
-    return [colours[i % len(colours)] for i in range(count)]
+    Whatever a method falls to later stays in the picture.
+    """
+    curves = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
+    if not curves or len(curves[0]) <= 3:
+        return
+    later = np.concatenate([curve[len(curve) // 3 :] for curve in curves])
+    bottom, top = later.min() - 1, min(100.5, max(map(np.max, curves)) + 1)
+    axes.set_ylim(bottom, top)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from zsharp_jax import SamInfo, SamState, init_state, sam_step
@@ -161,16 +162,18 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         right = jnp.argmax(logits, axis=-1) == labels
         return jnp.sum(right & is_there), jnp.sum(jnp.where(is_there, losses, 0))
 
-    key = jax.random.key(0)
-    carry, order = jax.eval_shape(start, key), jax.eval_shape(draw_order, key, 0)
+    key, number = jax.random.key(0), np.int32(0)
+    carry, order = jax.eval_shape(start, key), jax.eval_shape(draw_order, key, number)
+    compiled_start = jax.jit(start).lower(key).compile()
+    compiled_order = jax.jit(draw_order).lower(key, number).compile()
     compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order).compile()
-    compiled_evaluate = jax.jit(evaluate).lower(carry, data, 0).compile()
+    compiled_evaluate = jax.jit(evaluate).lower(carry, data, number).compile()
     return Program(
         data,
         steps_per_epoch,
         test_batch,
-        jax.jit(start),
-        jax.jit(draw_order),
+        compiled_start,
+        compiled_order,
         compiled_step,
         compiled_evaluate,
         compile_seconds=time.perf_counter() - started,

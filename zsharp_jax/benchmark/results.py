@@ -1,13 +1,16 @@
 """Run files: one small JSON per run, from which every table and figure is made."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
+import shlex
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,17 +29,23 @@ Record = dict[str, Any]
 
 
 def make_record(
-    settings: Settings, program: Program, outcome: Outcome, command: Sequence[str]
+    settings: Settings,
+    program: Program,
+    outcome: Outcome,
+    command: Sequence[str],
+    data_sha256: str,
 ) -> Record:
     """All that is needed to read a result and to doubt it."""
     device = jax.devices()[0]
     return {
         "format": FORMAT,
-        "name": settings.name,
+        "name": settings.run_name(data_sha256),
         "status": outcome.status,
         "error": outcome.error,
         "command": list(command),
         "settings": dataclasses.asdict(settings),
+        "data_sha256": data_sha256,
+        "commit": _commit(),
         "steps": outcome.steps,
         "steps_per_epoch": program.steps_per_epoch,
         "final": outcome.final(program.steps_per_epoch),
@@ -57,7 +66,23 @@ def make_record(
     }
 
 
-def prepared_folder(folder: pathlib.Path) -> pathlib.Path:
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that the package lies in; None where it lies in none."""
+
+    def git(*arguments: str) -> str:
+        command, folder = ["git", *arguments], pathlib.Path(__file__).parent
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # or the checkout may be somebody else's
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def prepare_folder(folder: pathlib.Path) -> None:
     """Makes `folder` where it is missing, and makes sure that files can be written there.
 
     Raises:
@@ -69,7 +94,6 @@ def prepared_folder(folder: pathlib.Path) -> pathlib.Path:
             pass
     except OSError as error:
         raise RequestError(f"cannot write to --out {folder}: {error.strerror}") from None
-    return folder
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -86,16 +110,15 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             os.chmod(file.name, 0o666 & ~umask)
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            with contextlib.suppress(FileNotFoundError):  # an interrupt right behind the replacing
+                os.unlink(file.name)
             raise
 
 
-def write_record(folder: pathlib.Path, record: Record) -> pathlib.Path:
-    """Writes a run file and returns its path."""
-    path = folder / f"{record['name']}.json"
+def write_record(folder: pathlib.Path, record: Record) -> None:
+    """Writes a run file."""
     text = json.dumps(record, indent=1, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-    return path
+    write_whole(folder / f"{record['name']}.json", f"{text}\n".encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +190,8 @@ def _table_row(summary: Summary) -> tuple[str, ...]:
 
 
 def _short(value: float) -> str:
-    """Three significant digits, but no more than four decimals."""
-    if value == 0:
-        return "0"
-    decimals = max(0, min(4, 2 - math.floor(math.log10(abs(value)))))
-    return f"{value:.{decimals}f}"
+    """Three significant digits."""
+    return f"{value:#.3g}" if value else "0"
 
 
 TABLE_NOTE = (
@@ -194,7 +214,7 @@ def markdown_table(records: Sequence[Record]) -> str:
     lines = [
         f"# {settings['dataset']}, {settings['model']}",
         "",
-        f"`{' '.join(records[0]['command'])}`",
+        f"`{shlex.join(records[0]['command'])}`",
         "",
         _markdown_row(TABLE_HEADER),
         _markdown_row(["---"] + ["---:"] * (len(TABLE_HEADER) - 1)),

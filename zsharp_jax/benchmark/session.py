@@ -5,14 +5,15 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 
-from zsharp_jax.benchmark import data, figures, results
+from zsharp_jax.benchmark import data, figures, interrupts, results
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.program import Program, compile_program
+from zsharp_jax.benchmark.program import compile_program
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.benchmark.train import planned_steps, train
@@ -40,9 +41,11 @@ def run(
     Raises:
         RequestError: If the request cannot be met.
     """
-    results.prepared_folder(folder)
+    results.prepare_folder(folder)
+    _check_device()
     first = runs[0][0]
     dataset = data.load(first.dataset, archive, verify)
+    data_sha256 = dataset.sha256()
     steps_per_epoch = _checked_steps_per_epoch(first, len(dataset.train_images))
     total = sum(planned_steps(s, steps_per_epoch) for s in itertools.chain(*runs))
 
@@ -52,7 +55,10 @@ def run(
             progress.tell(f"{seeds[0].method}: compiling")
             program = compile_program(seeds[0], dataset)
             for settings in seeds:
-                record = _train_one(program, settings, command, progress)
+                progress.tell(f"{settings.method}, seed {settings.seed}")
+                outcome = train(program, settings, progress.report)
+                progress.finish_run(planned_steps(settings, steps_per_epoch), outcome.error)
+                record = results.make_record(settings, program, outcome, command, data_sha256)
                 results.write_record(folder, record)
                 records.append(record)
     return records
@@ -83,29 +89,25 @@ def _checked_steps_per_epoch(settings: Settings, size: int) -> int:
     return size // settings.batch_size
 
 
-def _train_one(
-    program: Program, settings: Settings, command: Sequence[str], progress: "_Progress"
-) -> Record:
-    progress.tell(f"{settings.method}, seed {settings.seed}")
-    outcome = train(program, settings, progress.report)
-    progress.finish_run(planned_steps(settings, program.steps_per_epoch))
-    if outcome.error:
-        progress.console.print(f"failed: {outcome.error}", markup=False, highlight=False)
-    return results.make_record(settings, program, outcome, command)
+def _check_device() -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error) or "no device of the platform asked for"
+        raise RequestError(f"JAX has no device to train on: {reason}") from None
 
 
 class _Progress:
     """One bar over all runs: steps done, time left, what is trained, its loss and accuracy."""
 
     def __init__(self, total: int) -> None:
-        self.console = rich.console.Console(stderr=True)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=None),
             rich.progress.TaskProgressColumn(),
             rich.progress.TimeRemainingColumn(compact=True),
             rich.progress.TextColumn("{task.fields[figures]}"),
-            console=self.console,
+            console=rich.console.Console(stderr=True),
         )
         self._task = self._bar.add_task("", total=total, figures="")
         self._before = 0  # steps of the runs that are over
@@ -119,14 +121,17 @@ class _Progress:
 
     def tell(self, description: str) -> None:
         """Says what is being done."""
-        self._bar.update(self._task, description=description, refresh=True)
+        self._bar.update(self._task, description=description, figures="", refresh=True)
 
     def report(self, steps: int, loss: float, accuracy: float) -> None:
-        """Shows how far the present run is."""
+        """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
+        interrupts.check()
         figures = f"loss {loss:.3f}" + ("" if math.isnan(accuracy) else f" acc {accuracy:.1%}")
         self._bar.update(self._task, completed=self._before + steps, figures=figures)
 
-    def finish_run(self, steps: int) -> None:
-        """Counts a run as done, although it may have stopped early."""
+    def finish_run(self, steps: int, error: str | None) -> None:
+        """Counts a run as done, although it may have stopped early, and says why it did."""
+        if error:
+            self._bar.console.print(f"failed: {error}", markup=False, highlight=False)
         self._before += steps
         self._bar.update(self._task, completed=self._before)

@@ -35,10 +35,10 @@ class Settings:
         model: A name in `zsharp_jax.models.MODELS`.
         method: A name in `METHODS`.
         seed: Decides the initial weights, the order of the images and their augmentation.
-        epochs: How many passes over the training images.
+        epochs: How many passes over the training images; None where `steps` says when to stop.
         batch_size: How many images a step takes; the last ones that fill no batch are left out of
             an epoch.
-        steps: Stops after so many steps, however many epochs there are; None for no such limit.
+        steps: How many steps; None where `epochs` says when to stop.
         rho: The length of the perturbation (paper: 0.05 for all methods).
         quantile: Q_p of zsharp and zsharp_reference (paper: 0.95).
         learning_rate: Of AdamW at the start (paper: 1e-3).
@@ -51,7 +51,7 @@ class Settings:
     model: str
     method: str
     seed: int
-    epochs: int
+    epochs: int | None
     batch_size: int
     steps: int | None = None
     rho: float = 0.05
@@ -65,6 +65,8 @@ class Settings:
         known("dataset", self.dataset, DEFAULTS)
         known("model", self.model, MODELS)
         known("method", self.method, METHODS)
+        if (self.epochs is None) == (self.steps is None):
+            raise RequestError("either `epochs` or `steps` must be given, not both")
         for name in ("epochs", "batch_size", "steps", "decay_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -79,9 +81,8 @@ class Settings:
         except ValueError as error:
             raise RequestError(str(error).rstrip(".")) from None
 
-    @property
-    def name(self) -> str:
-        """Names the run's file: runs that differ in any setting have different names."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+    def run_name(self, data_sha256: str) -> str:
+        """Names a run's file: runs that differ in a setting or in their data differ in name."""
+        text = json.dumps([dataclasses.asdict(self), data_sha256], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-{self.method}-seed{self.seed}-{digest}"

@@ -41,7 +41,7 @@ class Outcome:
     """What a run has found.
 
     Attributes:
-        status: `finished`, or `failed` where a loss was not finite.
+        status: `finished`, or `failed` where a loss or a norm was not finite.
         error: Why it failed, in one line; None where it did not.
         steps: How many steps it took.
         curves: One value per epoch (the last may be cut short) for each of `CURVES`.
@@ -70,13 +70,14 @@ class Outcome:
 
 
 class _NotFiniteError(Exception):
-    """A loss is not finite."""
+    """A loss or a norm is not finite."""
 
 
 def planned_steps(settings: Settings, steps_per_epoch: int) -> int:
     """How many steps a run takes."""
-    steps = settings.epochs * steps_per_epoch
-    return steps if settings.steps is None else min(steps, settings.steps)
+    if settings.steps is not None:
+        return settings.steps
+    return (settings.epochs or 0) * steps_per_epoch
 
 
 def train(program: Program, settings: Settings, report: Report) -> Outcome:
@@ -89,7 +90,8 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
             (NaN before the first) after every step.
 
     Returns:
-        What was found. A run whose loss is not finite stops there and keeps what it had.
+        What was found. A run that tells of a loss or a norm that is not finite stops there and
+        keeps what it had.
     """
     outcome, told = Outcome(), []
     key = jax.random.key(settings.seed)
@@ -103,7 +105,7 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
 
     try:
         while outcome.steps < total:
-            order = program.draw_order(key, outcome.steps // program.steps_per_epoch)
+            order = program.draw_order(key, np.int32(outcome.steps // program.steps_per_epoch))
             count = min(program.steps_per_epoch, total - outcome.steps)
             under_way = collections.deque()
             started = time.perf_counter()
@@ -117,6 +119,7 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
             seconds = time.perf_counter() - started
 
             test_loss, accuracy = _evaluate(program, carry)
+            _check_finite("test loss", test_loss, outcome, settings)
             means = [statistics.fmean(column) for column in zip(*told[-count:], strict=True)]
             for curve, value in zip(CURVES, (*means, test_loss, accuracy, seconds), strict=True):
                 outcome.curves[curve].append(value)
@@ -128,18 +131,25 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
 
 
 def _checked(info: SamInfo, outcome: Outcome, settings: Settings) -> tuple[float, ...]:
-    """Waits for a step and returns what it told; raises if one of its losses is not finite."""
+    """Waits for a step and returns what it told; raises if any of it is not finite."""
     outcome.steps += 1
-    for name, loss in (("clean", info.loss), ("sharp", info.sharp_loss)):
-        if not math.isfinite(loss):
-            raise _NotFiniteError(
-                f"{settings.method}, seed {settings.seed}: "
-                f"the {name} loss is {float(loss)} at step {outcome.steps}"
-            )
-    return tuple(
-        float(figure)
-        for figure in (info.loss, info.sharp_loss, info.gradient_norm, info.perturbation_norm)
-    )
+    told = {
+        "clean loss": float(info.loss),
+        "sharp loss": float(info.sharp_loss),
+        "gradient norm": float(info.gradient_norm),
+        "perturbation norm": float(info.perturbation_norm),
+    }
+    for name, value in told.items():
+        _check_finite(name, value, outcome, settings)
+    return tuple(told.values())
+
+
+def _check_finite(name: str, value: float, outcome: Outcome, settings: Settings) -> None:
+    if not math.isfinite(value):
+        raise _NotFiniteError(
+            f"{settings.method}, seed {settings.seed}: "
+            f"the {name} is {value} at step {outcome.steps}"
+        )
 
 
 def _evaluate(program: Program, carry: Carry) -> tuple[float, float]:
