@@ -22,3 +22,16 @@ def _public_names_in_doctests(doctest_namespace):
     """Docstring examples read as after `import jax, optax` and `from zsharp_jax import *`."""
     public = {name: getattr(zsharp_jax, name) for name in dir(zsharp_jax) if name[0] != "_"}
     doctest_namespace.update(public, jax=jax, jnp=jnp, optax=optax)
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """Grows by one at each program that XLA compiles."""
+    seen = []
+
+    def listen(event, *_, **__):
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seen

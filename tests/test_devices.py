@@ -74,20 +74,29 @@ def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
         together,
         shardings,
     )
-    assert step_together._cache_size() == 1
 
 
-@pytest.fixture(scope="module")
-def compilations():
-    """Grows by one at each program that is compiled; `_cache_size` counts keys, not programs."""
-    seen = []
-
-    def listen(event, *_, **__):
-        if "backend_compile" in event:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return seen
+@pytest.mark.parametrize("optimizer", [optax.adafactor(1e-2, min_dim_size_to_factor=4), OPTIMIZER])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, optimizer, jitted):
+    ascent = zsharp(0.1)
+    start = jax.jit(init_state, static_argnums=(1, 2)) if jitted else init_state
+    state = start(fully_sharded(mesh, network_params()), optimizer, ascent)
+    step = sam_step(network_loss, optimizer, ascent)
+    batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
+    counts = [len(compilations)]
+    for _ in range(3):
+        before = jax.tree.map(lambda leaf: leaf.sharding, state)
+        state, _ = step(state, *batch)
+        counts.append(len(compilations))
+        jax.tree.map(
+            lambda leaf, was: chex.assert_equal(
+                leaf.sharding.is_equivalent_to(was, leaf.ndim), True
+            ),
+            state,
+            before,
+        )
+    assert counts[0] < counts[1] == counts[2] == counts[3]
 
 
 @pytest.mark.parametrize("index", [0, 3])

@@ -9,6 +9,7 @@ Three ways to take it:
 An ascent is any Optax transformation from the gradient at w to the perturbation ε.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -223,8 +224,9 @@ def sam_step(
         has_aux: Whether `loss_fn` returns `(loss, aux)`.
 
     Returns:
-        A jitted function `step(state, *inputs)` that returns `state, info`. It takes over
-        (donates) the memory of the state that it gets, so that one cannot be used again.
+        A compiled function `step(state, *inputs)` that returns `state, info`. It takes over
+        (donates) the memory of the state that it gets, so that one cannot be used again; the new
+        one lies where the old one lay.
 
     Example:
         >>> def loss_fn(w, inputs, targets):
@@ -256,7 +258,33 @@ def sam_step(
         step_count = jnp.asarray(optax.safe_increment(state.step))
         return SamState(params, opt_state, ascent_state, step_count), info
 
-    return jax.jit(step, donate_argnums=0)
+    return _compiled_in_place(step)
+
+
+def _compiled_in_place(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a step that takes over the state's memory and leaves the state where it lies.
+
+    On a mesh XLA would lay out some optimizers' states anew (adafactor's, where the parameters are
+    sharded), and the second call would compile once more.
+    """
+    compiled = jax.jit(step, donate_argnums=0)
+
+    @functools.cache
+    def compiled_for(treedef, shardings):
+        state_shardings = jax.tree.unflatten(treedef, shardings)
+        return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
+
+    @functools.wraps(step)
+    def step_in_place(state, *inputs):
+        leaves, treedef = jax.tree.flatten(state)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return compiled(state, *inputs)
+        shardings = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
+        if not all(isinstance(sharding, jax.NamedSharding) for sharding in shardings):
+            return compiled(state, *inputs)
+        return compiled_for(treedef, shardings)(state, *inputs)
+
+    return step_in_place
 
 
 def _own_array(leaf: Any) -> jax.Array:
