@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -47,7 +48,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A CIFAR ResNet; call it as `model.apply(variables, images, train=...)`.
 
-    Images are float arrays of shape (batch, height, width, channels); logits of shape
+    Images are float arrays of shape (batch, height, width, channels); float32 logits of shape
     (batch, num_classes) come back. BatchNorm keeps its statistics in the collection `batch_stats`,
     which is mutable with `train=True`; their variance is that of the batch as it is, biased.
 
@@ -55,6 +56,7 @@ class ResNet(nn.Module):
         blocks: How many blocks a stage has.
         num_classes: How many logits.
         widths: The channels of each stage; each but the first halves height and width.
+        dtype: What is computed in; parameters and statistics stay float32.
 
     Example:
         >>> model = MODELS["resnet20"](num_classes=10)
@@ -66,14 +68,24 @@ class ResNet(nn.Module):
     blocks: int
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         conv = functools.partial(
-            nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=he_normal
+            nn.Conv,
+            kernel_size=(3, 3),
+            padding=1,
+            use_bias=False,
+            kernel_init=he_normal,
+            dtype=self.dtype,
         )
         norm = functools.partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
         )
 
         outputs = nn.relu(norm()(conv(self.widths[0])(images)))
@@ -82,7 +94,8 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 outputs = BasicBlock(width, stride, conv, norm)(outputs)
         outputs = jnp.mean(outputs, axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=he_normal)(outputs)
+        logits = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=self.dtype)(outputs)
+        return logits.astype(jnp.float32)
 
 
 MODELS = {

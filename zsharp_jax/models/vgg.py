@@ -1,0 +1,68 @@
+"""VGG-16 with BatchNorm, as trained on CIFAR: one linear layer after the convolutions.
+
+Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR
+2015, configuration D; its three wide linear layers are left out, as images of 32 pixels end at one.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from zsharp_jax.models.resnet import he_normal
+
+
+class VGG(nn.Module):
+    """A VGG with BatchNorm; call it as `model.apply(variables, images, train=...)`.
+
+    Images are float arrays of shape (batch, height, width, channels), with a height and width of at
+    least 2 to the number of stages; float32 logits of shape (batch, num_classes) come back.
+    BatchNorm keeps its statistics in the collection `batch_stats`, which is mutable with
+    `train=True`; their variance is that of the batch as it is, biased.
+
+    Attributes:
+        stages: For each stage the channels of its convolutions; a stage ends by halving height and
+            width.
+        num_classes: How many logits.
+        dtype: What is computed in; parameters and statistics stay float32.
+
+    Example:
+        >>> model = MODELS["vgg16_bn"](num_classes=10)
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+        >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
+        (2, 10)
+    """
+
+    stages: Sequence[Sequence[int]]
+    num_classes: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        conv = functools.partial(
+            nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=he_normal, dtype=self.dtype
+        )
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
+
+        outputs = images
+        for widths in self.stages:
+            for width in widths:
+                outputs = nn.relu(norm()(conv(width)(outputs)))
+            outputs = nn.max_pool(outputs, (2, 2), strides=(2, 2))
+        outputs = jnp.mean(outputs, axis=(1, 2))  # one pixel is left of 32, four of 64
+        logits = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=self.dtype)(outputs)
+        return logits.astype(jnp.float32)
+
+
+STAGES_16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+MODELS = {"vgg16_bn": functools.partial(VGG, stages=STAGES_16)}
