@@ -8,6 +8,7 @@ import sybil
 import sybil.parsers.markdown
 
 import zsharp_jax
+from zsharp_jax import _reduce
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,6 +23,14 @@ def _public_names_in_doctests(doctest_namespace):
     """Docstring examples read as after `import jax, optax` and `from zsharp_jax import *`."""
     public = {name: getattr(zsharp_jax, name) for name in dir(zsharp_jax) if name[0] != "_"}
     doctest_namespace.update(public, jax=jax, jnp=jnp, optax=optax)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sums_of_one_device():
+    """The sums and counts that a CPU takes where it is alone; `tests/test_devices.py` undoes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_reduce, "_is_one_device", lambda: True)
+        yield patch
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Eight devices take the step that one takes, and never gather a tensor to filter it."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from problems import BATCH, network_loss, network_params
 
 from zsharp_jax import (
+    _reduce,
     asam,
     friendly_sam,
     init_state,
@@ -30,6 +33,15 @@ ASCENTS = {
     "zsharp_reference": zsharp_reference(0.1, 0.8),
 }
 OPTIMIZER = optax.adamw(1e-2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sums_of_several_devices(sums_of_one_device):
+    with sums_of_one_device.context() as patch:
+        patch.setattr(_reduce, "_is_one_device", lambda: jax.device_count() == 1)
+        jax.clear_caches()  # of what other tests have traced for one device
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
@@ -112,20 +124,38 @@ def test_parameters_put_on_one_device_keep_the_state_there_and_compile_once(comp
     assert counts[0] < counts[1] == counts[2] == counts[3]
 
 
+@pytest.mark.parametrize("shape", [(64, 32), (248, 64), (1040, 24)])
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope):
+def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, shape):
     split = NamedSharding(mesh, P("data"))
+    rng = np.random.default_rng(0)
     gradients = {
-        name: jax.device_put(np.random.default_rng(0).normal(size=(64, 32)).astype("f4"), split)
-        for name in ("a", "b")
+        name: jax.device_put(rng.normal(size=shape).astype("f4"), split) for name in ("a", "b")
     }
     transformation = zscore_filter(0.9, scope=scope)
     update = jax.jit(lambda g: transformation.update(g, optax.EmptyState())[0])
     program = update.lower(gradients).compile().as_text()
-    assert "all-reduce" in program
+    exchanged = re.findall(r"= \(?[a-z]\d+\[([\d,]*)\].* all-reduce\(", program)
+    assert exchanged and all(np.prod(np.fromstring(e, int, sep=",")) <= 6 for e in exchanged)
     for collective in ("all-gather", "all-to-all", "collective-permute", "sort("):
         assert collective not in program
     kept = update(gradients)
     assert kept["a"].sharding.is_equivalent_to(split, 2)
     alone = update(jax.tree.map(jnp.asarray, jax.device_get(gradients)))
     chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(alone))
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_each_device_filters_its_own_in_a_shard_map(mesh, check_vma):
+    gradients = np.random.default_rng(0).normal(size=(8, 16, 4)).astype(np.float32)
+    transformation = zscore_filter(0.5)
+    update = lambda g: transformation.update(g, optax.EmptyState())[0]  # noqa: E731
+    mapped = jax.shard_map(
+        lambda shard: update(shard[0])[None],
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P("data"),
+        check_vma=check_vma,
+    )
+    expected = jax.vmap(update)(gradients)
+    chex.assert_trees_all_equal(jax.device_get(jax.jit(mapped)(gradients)), np.asarray(expected))

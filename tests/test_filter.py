@@ -51,7 +51,7 @@ def assert_keeps_what_numpy_keeps(kept, gradient, quantile):
     assert np.asarray(kept).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("quantile", [0.0, 0.3, 0.5, 0.95])
+@pytest.mark.parametrize("quantile", [0.0, 0.6, 0.95])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16", "float16"])
 def test_the_mask_of_each_layer_is_numpys(dtype, quantile):
     gradients = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
@@ -69,10 +69,10 @@ def test_a_quantile_over_all_layers_is_that_of_the_layer_where_there_is_one(name
 
 # Sums of these in float32 are exact, so that float32 and float64 agree about ties.
 DYADIC = st.integers(-(2**10), 2**10).map(lambda numerator: numerator / 64)
-SHAPES = st.sampled_from([(1,), (2, 1), (4,), (2, 4), (16,), (4, 4, 2), (64,)])
+SHAPES = st.sampled_from([(1,), (2, 1), (4, 4, 2), (64,)])
 
 
-QUANTILES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+QUANTILES = st.sampled_from([0.0, 0.5, 0.95])
 
 
 @given(gradient=hnp.arrays(np.float32, SHAPES, elements=DYADIC), quantile=QUANTILES)

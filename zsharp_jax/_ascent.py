@@ -241,9 +241,7 @@ def _whole_where_nothing_is_kept(
     """Filters, but passes the gradient whole where all of the filtered one is 0 (paper, eq. 4)."""
 
     def whole_if_empty(filtered, gradients):
-        nonzero = [jnp.any(leaf != 0) for leaf in jax.tree.leaves(filtered)]
-        kept = jnp.any(jnp.array(nonzero))
-        return optax.tree.where(kept, filtered, gradients)
+        return optax.tree.where(tree_norm(filtered) == 0, gradients, filtered)
 
     def filter_gradients(gradients, params=None):
         del params

@@ -1,5 +1,6 @@
 """Which entries of a gradient stand out: the mask of ZSharp (paper, eq. 3)."""
 
+import functools
 import math
 from typing import Literal
 
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from zsharp_jax._checks import checked_choice, checked_min_ndim, checked_quantile
-from zsharp_jax._order_statistic import order_statistics
-from zsharp_jax._precision import at_least_float32
+from zsharp_jax._order_statistic import cuts
+from zsharp_jax._reduce import computed_anew, layer_counts
+from zsharp_jax._stack import Stacks, stacked
+from zsharp_jax._zscore import Statistics, interval_below, statistics_of, zscore_bits
 
 Scope = Literal["layer", "global"]
 
@@ -58,12 +61,14 @@ def zscore_filter(
     quantile = checked_quantile(quantile)
     checked_choice("scope", scope, ("layer", "global"))
     min_ndim = checked_min_ndim(min_ndim)
-    keep_outstanding = _keep_within_layers if scope == "layer" else _keep_over_all_layers
+    keep_outstanding = _kept_within_layers if scope == "layer" else _kept_over_all_layers
 
     def filter_gradients(gradients, params=None):
         del params
         leaves, treedef = jax.tree.flatten(gradients)
         chosen = [i for i, leaf in enumerate(leaves) if leaf.ndim >= min_ndim and leaf.size > 0]
+        if not chosen:
+            return gradients
         kept = keep_outstanding([_checked_real(leaves[i]) for i in chosen], quantile)
         for i, leaf in zip(chosen, kept, strict=True):
             leaves[i] = leaf
@@ -72,80 +77,67 @@ def zscore_filter(
     return optax.stateless(filter_gradients)
 
 
-def _keep_within_layers(gradients: list[jax.Array], quantile: float) -> list[jax.Array]:
-    # Dividing a layer by its standard deviation scales its threshold alike, so it is left out.
-    deviations = _in_one_dtype([_deviation(gradient) for gradient in gradients])
-    ranks = [_rank(quantile, gradient.size) for gradient in gradients]
-    thresholds = order_statistics([[deviation] for deviation in deviations], ranks)
+# Compiled as a whole, so that a filter that is not under jit compiles its search once.
+@functools.partial(jax.jit, static_argnames="quantile")
+def _kept_within_layers(gradients: list[jax.Array], quantile: float) -> list[jax.Array]:
+    # Dividing a layer by its standard deviation scales its entries alike, so it is left out.
+    layers = stacked(gradients)
+    statistics = statistics_of(layers, with_std=False)
+    ranks = [_rank(quantile, size) for size in layers.sizes]
+    count_below = functools.partial(_count_below, layers, statistics)
+    found = cuts(count_below, ranks, layers.sizes, statistics.largest)
+    return _without(gradients, layers, statistics, found)
+
+
+@functools.partial(jax.jit, static_argnames="quantile")
+def _kept_over_all_layers(gradients: list[jax.Array], quantile: float) -> list[jax.Array]:
+    layers = stacked(gradients)
+    statistics = statistics_of(layers, with_std=True)
+
+    def count_below(candidates):
+        candidates = jnp.broadcast_to(candidates, (len(gradients), 3))
+        counts = _count_below(layers, statistics, candidates)
+        return jnp.sum(counts, axis=0, keepdims=True, dtype=counts.dtype)
+
+    size, largest = sum(layers.sizes), jnp.max(statistics.largest, keepdims=True)
+    found = cuts(count_below, [_rank(quantile, size)], [size], largest)
+    found = jnp.broadcast_to(found, len(gradients))
+    return _without(gradients, layers, statistics, found)
+
+
+def _count_below(layers: Stacks, statistics: Statistics, candidates: jax.Array) -> jax.Array:
+    """How many entries of each layer lie below its candidates; both of shape (layers, 3)."""
+
+    def counts(stack, candidates, statistics):
+        return layer_counts(zscore_bits(stack, statistics), candidates)
+
+    layers, statistics, candidates = computed_anew(layers, statistics, candidates)
+    return layers.reduce(counts, candidates, statistics)
+
+
+def _without(
+    gradients: list[jax.Array], layers: Stacks, statistics: Statistics, found: jax.Array
+) -> list[jax.Array]:
+    """The gradients without the entries whose |z| lies below what was found, of shape (layers,)."""
+
+    def cut(gradient, interval):
+        return jnp.where(interval.holds(gradient), jnp.zeros_like(gradient), gradient)
+
+    precisions = [jnp.promote_types(gradient.dtype, jnp.float32) for gradient in gradients]
+    intervals = {
+        dtype: layers.unstacked(interval_below(found, statistics, dtype))
+        for dtype in dict.fromkeys(precisions)
+    }
     return [
-        _kept(gradient, deviation, thresholds[i])
-        for i, (gradient, deviation) in enumerate(zip(gradients, deviations, strict=True))
+        cut(gradient, intervals[dtype][i])
+        for i, (gradient, dtype) in enumerate(zip(gradients, precisions, strict=True))
     ]
-
-
-def _keep_over_all_layers(gradients: list[jax.Array], quantile: float) -> list[jax.Array]:
-    if not gradients:
-        return []
-    zscores = _in_one_dtype([_absolute_zscore(gradient) for gradient in gradients])
-    rank = _rank(quantile, sum(gradient.size for gradient in gradients))
-    threshold = order_statistics([zscores], [rank])[0]
-    return [
-        _kept(gradient, zscore, threshold)
-        for gradient, zscore in zip(gradients, zscores, strict=True)
-    ]
-
-
-def _kept(gradient: jax.Array, deviation: jax.Array, threshold: jax.Array) -> jax.Array:
-    # Not `>`: a layer with a NaN passes whole, for to drop it would hide the NaN.
-    return jnp.where(deviation <= threshold, jnp.zeros_like(gradient), gradient)
 
 
 def _rank(quantile: float, size: int) -> int:
     """The rank below which the linearly interpolated quantile never falls, as in
     `numpy.quantile`."""
     return math.floor(quantile * (size - 1))
-
-
-def _absolute_zscore(gradient: jax.Array) -> jax.Array:
-    deviation = _deviation(gradient)
-    std = jnp.sqrt(jnp.mean(jnp.square(deviation)))
-    return deviation / jnp.where(std == 0, 1, std)  # a constant tensor has deviations of 0
-
-
-def _deviation(gradient: jax.Array) -> jax.Array:
-    """|g - mean g| up to a power of two, in float32 at least."""
-    gradient = _without_subnormals(at_least_float32(gradient))
-    rough_mean = jnp.mean(gradient)
-    # Once more about the rough mean: this takes away the rounding of the first sum, and leaves
-    # a constant tensor with deviations of exactly 0.
-    mean = rough_mean + jnp.mean(gradient - rough_mean)
-    return jnp.abs(gradient - mean)
-
-
-def _without_subnormals(gradient: jax.Array) -> jax.Array:
-    """Multiplies a tensor of tiny entries by an exact power of two; any other passes as it is.
-
-    XLA treats subnormal numbers as 0 on a CPU, even as factors, and would see no difference between
-    them. Their bits, read as integers, are exact multiples of the smallest one. What is lifted can
-    be squared without overflow or underflow.
-    """
-    info = jnp.finfo(gradient.dtype)
-    integer = jnp.dtype(f"int{info.bits}")
-    lift, tiny_exponent = -info.minexp * 4 // 5, info.minexp // 2  # 2^100 and 2^-63 for float32
-
-    magnitude = jax.lax.bitcast_convert_type(jnp.abs(gradient), integer)
-    from_bits = magnitude.astype(gradient.dtype) * 2.0 ** (info.minexp - info.nmant + lift)
-    is_subnormal = magnitude < 1 << info.nmant
-    lifted = jnp.where(is_subnormal, jnp.copysign(from_bits, gradient), gradient * 2.0**lift)
-
-    tiny = jax.lax.bitcast_convert_type(jnp.asarray(2.0**tiny_exponent, gradient.dtype), integer)
-    return jnp.where(jnp.max(magnitude) < tiny, lifted, gradient)
-
-
-def _in_one_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
-    """Casts to the widest dtype among `arrays`, so that one search serves all."""
-    widest = jnp.result_type(jnp.float32, *arrays)
-    return [array.astype(widest) for array in arrays]
 
 
 def _checked_real(gradient: jax.Array) -> jax.Array:

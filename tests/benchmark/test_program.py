@@ -17,6 +17,7 @@ from tiny import SETTINGS, silent, tiny_dataset
 import zsharp_jax
 from zsharp_jax.benchmark import methods, program
 from zsharp_jax.benchmark.augment import augment
+from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.train import train
 from zsharp_jax.models import MODELS
 
@@ -154,3 +155,19 @@ def test_the_test_set_is_evaluated_whole_and_padding_does_not_count(compiled, mo
     in_parts = train(program.compile_program(SETTINGS, DATASET), SETTINGS, silent)
     for curve, rtol in (("test_accuracy", 1e-6), ("test_loss", 1e-4)):
         np.testing.assert_allclose(in_parts.curves[curve], whole.curves[curve], rtol=rtol)
+
+
+def test_a_model_without_statistics_trains():
+    settings = dataclasses.replace(SETTINGS, model="vit_7_8_8_384", batch_size=2)
+    compiled = program.compile_program(settings, DATASET)
+    key = jax.random.key(0)
+    carry, info = compiled.step(
+        compiled.start(key), compiled.data, key, compiled.draw_order(key, np.int32(0))
+    )
+    assert carry.batch_stats == {} and np.isfinite(info.loss)
+
+
+def test_a_model_that_the_images_do_not_fit_is_refused():
+    settings = dataclasses.replace(SETTINGS, model="vgg16_bn")
+    with pytest.raises(RequestError, match=r"vgg16_bn does not fit digits: .* at least 32, .* 8"):
+        program.compile_program(settings, DATASET)

@@ -1,4 +1,4 @@
-"""What the port of every network is held to: a pass over the golden batch, and how close is right."""
+"""What every port is held to: a pass over the golden batch, and how close is right."""
 
 import pathlib
 

@@ -17,6 +17,7 @@ import optax
 from zsharp_jax import SamInfo, SamState, init_state, sam_step
 from zsharp_jax.benchmark.augment import augment
 from zsharp_jax.benchmark.data import Dataset
+from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.methods import METHODS
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.models import MODELS
@@ -99,6 +100,9 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
 
     Returns:
         The compiled program, with the data on the device.
+
+    Raises:
+        RequestError: If the model does not take images of the size of the dataset's.
     """
     started = time.perf_counter()
     size = len(dataset.train_images)
@@ -121,7 +125,7 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         variables = {"params": params, "batch_stats": batch_stats}
         logits, moved = model.apply(variables, images, train=True, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses), moved["batch_stats"]
+        return jnp.mean(losses), moved.get("batch_stats", {})
 
     make_ascent = METHODS[settings.method]
     if make_ascent is None:
@@ -133,7 +137,8 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
     def start(key):
         image = normalise(data.train_images[:1])
         variables = model.init(jax.random.fold_in(key, 0), image, train=False)
-        return Carry(init_state(variables["params"], optimizer, ascent), variables["batch_stats"])
+        batch_stats = variables.get("batch_stats", {})  # a vision transformer has none
+        return Carry(init_state(variables["params"], optimizer, ascent), batch_stats)
 
     def draw_order(key, epoch):
         rows = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 1), epoch), size)
@@ -163,7 +168,7 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         return jnp.sum(right & is_there), jnp.sum(jnp.where(is_there, losses, 0))
 
     key, number = jax.random.key(0), np.int32(0)
-    carry, order = jax.eval_shape(start, key), jax.eval_shape(draw_order, key, number)
+    carry, order = _shapes_of(start, key, settings), jax.eval_shape(draw_order, key, number)
     compiled_start = jax.jit(start).lower(key).compile()
     compiled_order = jax.jit(draw_order).lower(key, number).compile()
     compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order).compile()
@@ -178,3 +183,11 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         compiled_evaluate,
         compile_seconds=time.perf_counter() - started,
     )
+
+
+def _shapes_of(start: Callable[[jax.Array], Carry], key: jax.Array, settings: Settings) -> Carry:
+    try:
+        return jax.eval_shape(start, key)
+    except ValueError as error:  # the images are of a size that the model does not take
+        reason = str(error).rstrip(".")
+        raise RequestError(f"{settings.model} does not fit {settings.dataset}: {reason}") from None

@@ -29,6 +29,9 @@ class VGG(nn.Module):
         num_classes: How many logits.
         dtype: What is computed in; parameters and statistics stay float32.
 
+    Raises:
+        ValueError: If the images are too small.
+
     Example:
         >>> model = MODELS["vgg16_bn"](num_classes=10)
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
@@ -42,6 +45,13 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        smallest = 2 ** len(self.stages)
+        if min(images.shape[1:3]) < smallest:
+            raise ValueError(
+                f"the height and width of the images must be at least {smallest}, as each of "
+                f"{len(self.stages)} stages halves them, got {images.shape[1]} and "
+                f"{images.shape[2]}."
+            )
         conv = functools.partial(
             nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=he_normal, dtype=self.dtype
         )
