@@ -9,7 +9,8 @@ import sys
 import zsharp_jax
 
 PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
-LAYERS = ["_checks", "_precision", "_order_statistic", "_filter", "_scale", "_ascent"]
+LAYERS = ["_checks", "_precision", "_order_statistic", "_reduce", "_stack", "_zscore", "_filter"]
+LAYERS += ["_scale", "_ascent"]
 
 
 def imported_modules(path):
