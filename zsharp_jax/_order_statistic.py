@@ -45,11 +45,11 @@ def cuts(
             how many entries of each layer have smaller bits. Entries are at least 0.
         ranks: For each layer a rank, from 0 (the smallest) to its number of entries less one.
         sizes: The number of entries of each layer, at most 2^31 - 1.
-        largest: The largest entry of each layer, of shape (layers,), float32 or float64.
+        largest: At least the largest entry of each layer, of shape (layers,), float32 or float64;
+            the nearer to it, the better the first guess.
 
     Returns:
-        Integers of shape (layers,), as wide as the entries. No NaN lies below one, and where a
-        layer is all NaN, that is all there is to it.
+        Integers of shape (layers,), as wide as the entries. A NaN never lies below one.
 
     Raises:
         ValueError: If a rank is out of range, or a layer has more than 2^31 - 1 entries.

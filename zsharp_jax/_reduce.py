@@ -8,15 +8,22 @@ the shards of a tensor, which would then be gathered, so where there are several
 as accelerators do: all at once.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+from zsharp_jax._stack import of_entries
 
 FIELD = 10  # bits; three counts of up to 1,023 are added as one integer
 
 
-def computed_anew(*arrays):
-    """The same arrays, but what is computed from them is computed from them, and not stored by an
-    earlier pass or before a loop: reading a layer again is cheaper than writing a copy of it."""
+def computed_anew(*arrays: Any) -> Any:
+    """The same arrays, for a pass that shares nothing with passes before it.
+
+    XLA would store for both what both compute of each entry, or before a loop what its passes have
+    in common; to read a layer again is cheaper than to write a copy of it.
+    """
     return jax.lax.optimization_barrier(arrays)
 
 
@@ -71,13 +78,13 @@ def _packed_counts(stack: jax.Array, candidates: jax.Array) -> jax.Array:
 
 
 def _columns(stack: jax.Array, candidates: jax.Array) -> list[jax.Array]:
-    return [candidates[:, i].reshape(-1, *[1] * (stack.ndim - 1)) for i in range(3)]
+    return [of_entries(candidates[:, i], stack) for i in range(3)]
 
 
 def _fold(stack: jax.Array) -> jax.Array:
     """Adds up groups of up to eight neighbours, along the last axis but one where it has some."""
     if stack.ndim == 2:
-        width = next(width for width in (64, 1) if stack.shape[1] % width == 0)
+        width = 64 if stack.shape[1] % 64 == 0 else 1
         stack = stack.reshape(stack.shape[0], -1, width)
     elif stack.ndim < 2:
         return stack

@@ -32,11 +32,7 @@ class Stacks:
     @property
     def sizes(self) -> list[int]:
         """The number of entries of each layer."""
-        return self.of_layers(lambda array: array[0].size)
-
-    def of_layers(self, fact: Callable[[jax.Array], float]) -> list:
-        """For each layer what `fact` says of its stack."""
-        return [fact(array) for array in self.arrays for _ in array]
+        return [array.size // len(array) for array in self.arrays for _ in range(len(array))]
 
     def reduce(self, function: Callable[..., jax.Array], *of_layers: PyTree) -> jax.Array:
         """`function(stack, *own)` of each stack, `own` being its part of what belongs to layers.
@@ -62,7 +58,11 @@ class Stacks:
 
 
 def stacked(layers: Sequence[jax.Array]) -> Stacks:
-    """All `layers`, those of one shape and dtype together unless they are large."""
+    """All `layers`, those of one shape and dtype together unless they are large.
+
+    Small layers that are sharded differently although they are of one shape are moved to become one
+    array; a large one always stays where it is.
+    """
     alike = {}
     for i, layer in enumerate(layers):
         own = i if layer.size > STACKED_ENTRIES else None

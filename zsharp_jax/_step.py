@@ -9,15 +9,14 @@ Three ways to take it:
 An ascent is any Optax transformation from the gradient at w to the perturbation ε.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
+from zsharp_jax._placement import compiled_in_place, own_array, placed_beside
 from zsharp_jax._precision import tree_norm
 
 LossFn = Callable[..., Any]
@@ -199,7 +198,7 @@ def init_state(
         [1. 1. 1.] 0
     """
     state = SamState(params, optimizer.init(params), ascent.init(params), jnp.zeros([], jnp.int32))
-    return _placed_beside(params, jax.tree.map(_own_array, state))
+    return placed_beside(params, jax.tree.map(own_array, state))
 
 
 def sam_step(
@@ -258,57 +257,7 @@ def sam_step(
         step_count = jnp.asarray(optax.safe_increment(state.step))
         return SamState(params, opt_state, ascent_state, step_count), info
 
-    return _compiled_in_place(step)
-
-
-def _compiled_in_place(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a step that takes over the state's memory and leaves the state where it lies.
-
-    On a mesh XLA would lay out some optimizers' states anew (adafactor's, where the parameters are
-    sharded), and the second call would compile once more.
-    """
-    compiled = jax.jit(step, donate_argnums=0)
-
-    @functools.cache
-    def compiled_for(treedef, shardings):
-        state_shardings = jax.tree.unflatten(treedef, shardings)
-        return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
-
-    @functools.wraps(step)
-    def step_in_place(state, *inputs):
-        leaves, treedef = jax.tree.flatten(state)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return compiled(state, *inputs)
-        shardings = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
-        if not all(isinstance(sharding, jax.NamedSharding) for sharding in shardings):
-            return compiled(state, *inputs)
-        return compiled_for(treedef, shardings)(state, *inputs)
-
-    return step_in_place
-
-
-def _own_array(leaf: Any) -> jax.Array:
-    # An optimizer may keep the parameters in its state, and no buffer can be donated twice. The
-    # dtype is spelled out because that of a Python number is weak, and would not be after a step.
-    return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
-
-
-def _placed_beside(params: optax.Params, state: SamState) -> SamState:
-    """Puts what lies nowhere in particular where the parameters have been put.
-
-    A step would do so with the counters at its first call, and compile once more for the second.
-    """
-    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return state
-    homes = [leaf.sharding for leaf in leaves if leaf.committed]
-    if not homes:
-        return state
-    home = homes[0]
-    if isinstance(home, jax.NamedSharding):
-        home = jax.NamedSharding(home.mesh, jax.P())
-
-    return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, home), state)
+    return compiled_in_place(step)
 
 
 def _perturbation(

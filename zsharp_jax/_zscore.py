@@ -1,10 +1,10 @@
 """How far every entry of a layer stands out from the others (paper, section 2.2)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from zsharp_jax._order_statistic import bits_of
 from zsharp_jax._precision import at_least_float32
@@ -176,7 +176,13 @@ def _tiny(dtype: jnp.dtype) -> float:
     return 2.0 ** (jnp.finfo(dtype).minexp // 2)  # 2^-63 for float32
 
 
-def _constants(layers: Stacks, of_dtype, dtype: jnp.dtype) -> np.ndarray:
-    """For each layer what `of_dtype` says of the precision in which its statistics are taken."""
-    taken_in = lambda array: jnp.promote_types(array.dtype, jnp.float32)  # noqa: E731
-    return np.asarray(layers.of_layers(lambda array: of_dtype(taken_in(array))), dtype)
+def _constants(
+    layers: Stacks, of_precision: Callable[[jnp.dtype], float], dtype: jnp.dtype
+) -> jax.Array:
+    """For each layer what `of_precision` says of the dtype in which its entries are lifted."""
+
+    def constants(stack):
+        precision = jnp.promote_types(stack.dtype, jnp.float32)
+        return jnp.full(len(stack), of_precision(precision), dtype)
+
+    return layers.reduce(constants)

@@ -64,3 +64,12 @@ def test_bfloat16_gives_nearly_the_same_logits(name):
     expected, found = (model.apply(variables, images, train=False) for model in (exact, rounded))
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, atol=0.05 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize(
+    "name, pixels, rule",
+    [("vit_7_8_8_384", 30, "multiples of grid=8, got 30 and 30"), ("vgg16_bn", 31, "at least 32")],
+)
+def test_images_that_do_not_fit_are_refused(name, pixels, rule):
+    with pytest.raises(ValueError, match=rule):
+        shapes(MODELS[name](num_classes=10), pixels)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+from zsharp_jax.models.layers import batch_norm, conv3x3, he_normal
 
 
 class BasicBlock(nn.Module):
@@ -72,21 +72,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        conv = functools.partial(
-            nn.Conv,
-            kernel_size=(3, 3),
-            padding=1,
-            use_bias=False,
-            kernel_init=he_normal,
-            dtype=self.dtype,
-        )
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-        )
+        conv, norm = conv3x3(self.dtype, use_bias=False), batch_norm(self.dtype, train)
 
         outputs = nn.relu(norm()(conv(self.widths[0])(images)))
         for stage, width in enumerate(self.widths):

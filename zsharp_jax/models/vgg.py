@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from zsharp_jax.models.resnet import he_normal
+from zsharp_jax.models.layers import batch_norm, conv3x3, he_normal
 
 
 class VGG(nn.Module):
@@ -52,16 +52,7 @@ class VGG(nn.Module):
                 f"{len(self.stages)} stages halves them, got {images.shape[1]} and "
                 f"{images.shape[2]}."
             )
-        conv = functools.partial(
-            nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=he_normal, dtype=self.dtype
-        )
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-        )
+        conv, norm = conv3x3(self.dtype, use_bias=True), batch_norm(self.dtype, train)
 
         outputs = images
         for widths in self.stages:

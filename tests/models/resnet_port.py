@@ -1,13 +1,10 @@
-"""The port of the ResNet gives the original's numbers: logits, loss, gradients, statistics."""
+"""The authors' arrays of a ResNet as the variables of ours."""
 
-import numpy as np
-import pytest
-from ports import assert_close, expected_statistics, flax_array, golden, training_pass
+from ports import Port, flax_array, golden
 
 from zsharp_jax.models import MODELS
 
 GOLDEN = golden("resnet8")
-MODEL = MODELS["resnet8"](num_classes=10)
 
 
 def golden_variables(prefix):
@@ -33,25 +30,9 @@ def golden_variables(prefix):
     return {"params": params, "batch_stats": statistics}
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return training_pass(MODEL, golden_variables("state"), GOLDEN)
-
-
-def test_evaluation_logits():
-    logits = MODEL.apply(golden_variables("state"), GOLDEN["input"], train=False)
-    assert_close(logits, GOLDEN["logits_eval"])
-
-
-def test_training_logits_loss_and_gradients(trained):
-    (loss, (logits, _)), gradients = trained
-    assert_close(logits, GOLDEN["logits_train"])
-    np.testing.assert_allclose(loss, GOLDEN["loss_train"], rtol=1e-4)
-    assert_close(gradients, golden_variables("grad")["params"])
-
-
-def test_batch_statistics_after_a_pass(trained):
-    (_, (_, found)), _ = trained
-    before, after = (golden_variables(when)["batch_stats"] for when in ("state", "after"))
-    pixels = lambda path: 32 >> (int(path[0].key[-1]) if "Block" in path[0].key else 0)  # noqa: E731
-    assert_close(found, expected_statistics(before, after, pixels))
+PORT = Port(
+    MODELS["resnet8"](num_classes=10),
+    GOLDEN,
+    golden_variables,
+    pixels=lambda path: 32 >> (int(path[0].key[-1]) if "Block" in path[0].key else 0),
+)
