@@ -1,50 +1,55 @@
-"""What the filter costs beside other ways to the same percentile, on the tensors of real networks.
+"""What the filter costs beside other ways to the same percentile.
 
     python benchmarks/filter.py --out filter.json
 
-All of them are timed in turn in one process, warm; a Markdown table of medians and ratios is
-printed. Gradients are random: normal, scaled entry by entry by an exponential, so heavy in their
-tails. PyTorch is timed if it is installed.
+On the filtered tensors of real networks, all layers in one call, and on single tensors. Gradients
+are random: normal, scaled entry by entry by an exponential, so heavy in their tails. PyTorch is
+timed if it is installed.
 """
 
 import argparse
 import importlib.util
-import json
 import math
 import pathlib
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import side_by_side
 
 from zsharp_jax import zscore_filter
 from zsharp_jax.models import MODELS
 
 NETWORKS = ("resnet20", "resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "vit_7_8_12_768")
+POWERS = (10, 14, 18, 22, 24, 27)
 QUANTILE = 0.95
+HEADER = ("filter", "ms (median)", "quartiles", "turns", "over ours")
+
+Filter = Callable[[list[Any]], list[Any]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Times the filter beside other ways.")
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
-    parser.add_argument("--repeats", type=int, default=20, help="timings of each (default 20)")
-    parser.add_argument("--slow-repeats", type=int, default=3, help="of what sorts (default 3)")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--powers", nargs="*", type=int, default=POWERS, metavar="N",
+                        help="single tensors of 2^N entries (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--turns", type=int, default=20, help="of each contender (default: 20)")
+    parser.add_argument("--most-seconds", type=float, default=40,
+                        help="that a contender may take (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file of all timings")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
 
+    cases = {network: gradients_of(network) for network in options.networks}
+    cases |= {f"one tensor of 2^{power}": [heavy_tailed((2**power,))] for power in options.powers}
     results = {}
-    for network in arguments.networks:
-        results[network] = measure(gradients_of(network), arguments)
-        print(table(network, results[network]), flush=True)
-    if arguments.out:
-        about = {"jax": jax.__version__, "device": str(jax.devices()[0]), "cpu": platform.machine()}
-        arguments.out.write_text(json.dumps({"about": about, "seconds": results}, indent=1))
+    for case, gradients in cases.items():
+        results[case] = measure(gradients, options.turns, options.most_seconds)
+        print(f"\n{case}\n\n{table(results[case])}", flush=True)
+        if options.out:
+            side_by_side.write_json(options.out, {"seconds": results})
 
 
 def gradients_of(network: str) -> list[jax.Array]:
@@ -52,68 +57,73 @@ def gradients_of(network: str) -> list[jax.Array]:
     model = MODELS[network](num_classes=10)
     init = lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)  # noqa: E731
     leaves = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))["params"])
-    rng = np.random.default_rng(0)
-    return [
-        jnp.asarray(rng.normal(size=leaf.shape) * rng.exponential(size=leaf.shape), jnp.float32)
-        for leaf in leaves
-        if leaf.ndim > 1
-    ]
+    return [heavy_tailed(leaf.shape, seed) for seed, leaf in enumerate(leaves) if leaf.ndim > 1]
 
 
-def measure(gradients: list[jax.Array], arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each contender, which all keep the same number of entries."""
-    contenders = {
-        "copy (g + 1)": (jax.jit(lambda gs: [g + 1 for g in gs]), arguments.repeats),
-        "layer": (compiled_filter("layer"), arguments.repeats),
-        "global": (compiled_filter("global"), arguments.repeats),
-        "jnp.quantile": (per_tensor(jnp_quantile), arguments.slow_repeats),
-        "jnp.sort": (per_tensor(jnp_sort), arguments.slow_repeats),
-        "lax.top_k": (per_tensor(lax_top_k), arguments.slow_repeats),
-        "numpy.partition": (numpy_partition, arguments.slow_repeats),
+def heavy_tailed(shape: Sequence[int], seed: int = 0) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal(shape, np.float32)
+    return jnp.asarray(normal * rng.standard_exponential(shape, np.float32))
+
+
+def measure(gradients: list[jax.Array], turns: int, most_seconds: float) -> dict[str, list[float]]:
+    """Seconds of each contender. All that cut each layer for itself keep equally many entries."""
+    by_layer = {
+        "ours, by layer": ours("layer"),
+        "jnp.quantile, by layer": by_layer_with(jnp_quantile),
+        "jnp.sort": by_layer_with(jnp_sort),
+        "jax.lax.top_k": by_layer_with(lax_top_k),
+        "numpy.partition": numpy_partition,
     }
+    over_all = {"ours, global": ours("global"), "jnp.quantile, global": jnp_quantile_over_all}
     if importlib.util.find_spec("torch") is not None:
-        contenders["torch.kthvalue"] = (torch_kthvalue(), arguments.slow_repeats)
+        from with_torch import torch_kthvalue, torch_quantile, torch_quantile_over_all
 
-    seconds = {name: [] for name in contenders}
-    kept = {name: count(run(gradients)) for name, (run, _) in contenders.items()}  # and warm up
-    for turn in range(arguments.repeats):
-        for name, (run, repeats) in contenders.items():
-            if turn < repeats:
-                seconds[name].append(seconds_of(run, gradients))
-    same = {kept[name] for name in kept if name not in ("copy (g + 1)", "global")}
-    if len(same) != 1:
-        raise RuntimeError(f"the contenders must keep equally many entries, got {kept}")
-    return seconds
+        by_layer |= {
+            "torch.quantile, by layer": torch_quantile,
+            "torch.kthvalue": torch_kthvalue,
+        }
+        over_all["torch.quantile, global"] = torch_quantile_over_all
+    if len(gradients) == 1:
+        over_all = {}
 
-
-def seconds_of(run: Callable, gradients: list[jax.Array]) -> float:
-    started = time.perf_counter()
-    jax.block_until_ready(run(gradients))
-    return time.perf_counter() - started
-
-
-def count(kept: list) -> int:
-    return sum(int(np.count_nonzero(np.asarray(each))) for each in kept)
-
-
-def table(network: str, seconds: dict[str, list[float]]) -> str:
-    ours = statistics.median(seconds["layer"])
-    rows = [
-        f"| {network}: {name} | {1e3 * statistics.median(each):.1f} | {1e3 * min(each):.1f} to "
-        f"{1e3 * max(each):.1f} | {statistics.median(each) / ours:.2f} |"
-        for name, each in seconds.items()
-    ]
-    return "\n".join(
-        ["| | median ms | spread | over ours |", "| --- | ---: | ---: | ---: |", *rows]
+    floor = {"copy (g + 1)": jax.jit(lambda gradients: [each + 1 for each in gradients])}
+    contenders = floor | by_layer | over_all
+    _check_counts({name: count(run(gradients)) for name, run in by_layer.items()})
+    _check_counts({name: count(run(gradients)) for name, run in over_all.items()})
+    return side_by_side.time_in_turn(
+        {name: lambda run=run: run(gradients) for name, run in contenders.items()},
+        turns,
+        most_seconds,
     )
 
 
-def compiled_filter(scope: Literal["layer", "global"]) -> Callable:
-    transformation = zscore_filter(QUANTILE, scope=scope)
+def count(kept: list[Any]) -> int:
+    return sum(int(np.count_nonzero(np.asarray(each))) for each in kept)
+
+
+def _check_counts(kept: dict[str, int]) -> None:
+    # A rounding of |z| may move an entry over a threshold that others have interpolated.
+    if kept and max(kept.values()) - min(kept.values()) > max(1, 1e-6 * max(kept.values())):
+        raise RuntimeError(f"the contenders must keep equally many entries, got {kept}")
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    rows = []
+    for name, each in seconds.items():
+        over = "ours, global" if name.endswith("global") else "ours, by layer"
+        times = side_by_side.ratio(seconds, name, over)
+        digits = 3 if max(each) < 0.01 else 1
+        rows.append([name, *side_by_side.spread(each, 1e3, digits), f"{times:.2f}"])
+    return side_by_side.markdown(HEADER, rows)
+
+
+def ours(scope: Any) -> Filter:
+    transformation = zscore_filter(QUANTILE, scope=scope, min_ndim=1)
     return jax.jit(lambda gradients: transformation.update(gradients, optax.EmptyState())[0])
 
 
-def per_tensor(threshold: Callable[[jax.Array], jax.Array]) -> Callable:
+def by_layer_with(threshold: Callable[[jax.Array], jax.Array]) -> Filter:
     def keep(gradient):
         deviation = jnp.abs(gradient - jnp.mean(gradient))
         return jnp.where(deviation > threshold(deviation), gradient, 0)
@@ -137,6 +147,16 @@ def lax_top_k(deviation: jax.Array) -> jax.Array:
     return jax.lax.top_k(deviation.ravel(), deviation.size - rank(deviation.size))[0][-1]
 
 
+@jax.jit
+def jnp_quantile_over_all(gradients: list[jax.Array]) -> list[jax.Array]:
+    zscores = [jnp.abs(each - jnp.mean(each)) / jnp.std(each) for each in gradients]
+    threshold = jnp.quantile(jnp.concatenate([each.ravel() for each in zscores]), QUANTILE)
+    return [
+        jnp.where(z > threshold, gradient, 0)
+        for z, gradient in zip(zscores, gradients, strict=True)
+    ]
+
+
 def numpy_partition(gradients: list[jax.Array]) -> list[np.ndarray]:
     kept = []
     for gradient in map(np.asarray, gradients):
@@ -145,18 +165,6 @@ def numpy_partition(gradients: list[jax.Array]) -> list[np.ndarray]:
         threshold = np.partition(deviation, at, axis=None)[at]
         kept.append(np.where(deviation > threshold, gradient, 0))
     return kept
-
-
-def torch_kthvalue() -> Callable:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    def keep(gradient):
-        deviation = (gradient - gradient.mean()).abs()
-        threshold = torch.kthvalue(deviation.flatten(), rank(gradient.numel()) + 1).values
-        return torch.where(deviation > threshold, gradient, 0)
-
-    # Tensors share the memory of the arrays: nothing is copied while the clock runs.
-    return lambda gradients: [keep(torch.from_dlpack(gradient)) for gradient in gradients]
 
 
 if __name__ == "__main__":

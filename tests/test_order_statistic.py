@@ -40,7 +40,7 @@ def assert_cut_where_sorting_cuts(layers, ranks, **kwargs):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_lies_below_is_what_sorting_finds(dtype, data):
     shapes = st.sampled_from([(1,), (3, 2), (16,), (2, 24)])
     array = hnp.arrays(dtype, shapes, elements=FLOATS[dtype])

@@ -4,6 +4,7 @@ Each number is recomputed from the model alone, on images that are picked and no
 """
 
 import dataclasses
+import functools
 import time
 
 import chex
@@ -20,6 +21,7 @@ from zsharp_jax.benchmark.augment import augment
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.train import train
 from zsharp_jax.models import MODELS
+from zsharp_jax.models.vit import ViT
 
 MODEL = MODELS["resnet8"](num_classes=10)
 DATASET = tiny_dataset()
@@ -157,7 +159,9 @@ def test_the_test_set_is_evaluated_whole_and_padding_does_not_count(compiled, mo
         np.testing.assert_allclose(in_parts.curves[curve], whole.curves[curve], rtol=rtol)
 
 
-def test_a_model_without_statistics_trains():
+def test_a_model_without_statistics_trains(monkeypatch):
+    small = functools.partial(ViT, layers=1, width=8, heads=2, mlp_width=8)
+    monkeypatch.setitem(MODELS, "vit_7_8_8_384", small)
     settings = dataclasses.replace(SETTINGS, model="vit_7_8_8_384", batch_size=2)
     compiled = program.compile_program(settings, DATASET)
     key = jax.random.key(0)

@@ -90,9 +90,19 @@ def test_a_test_loss_that_is_not_finite_ends_the_run(compiled):
     assert len(outcome.step_losses) == 3 and not outcome.curves["train_loss"]
 
 
-def test_the_clock_of_compiling_holds_all_four_programs(compiled):
-    for made in (compiled.start, compiled.draw_order, compiled.step, compiled.evaluate):
-        assert isinstance(made, jax.stages.Compiled)
+def test_the_clock_of_compiling_holds_all_that_is_compiled(compiled, compilations):
+    key, number = jax.random.key(0), np.int32(0)
+    before = len(compilations)
+    carry, order = compiled.start(key), compiled.draw_order(key, number)
+    carry, _ = compiled.step(carry, compiled.data, key, order)
+    compiled.evaluate(carry, compiled.data, number)
+    assert len(compilations) == before
+
+
+def test_the_next_method_of_a_model_need_not_compile_its_start(compiled, compilations):
+    seen = len(compilations)
+    program.compile_program(dataclasses.replace(SETTINGS, method="adamw"), tiny_dataset())
+    assert len(compilations) - seen == 4  # the state, the order, the step and the evaluation
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ one compiled step.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,9 +136,7 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         ascent = make_ascent(settings)
         one_step = sam_step(loss_fn, optimizer, ascent, has_aux=True)
 
-    def start(key):
-        image = normalise(data.train_images[:1])
-        variables = model.init(jax.random.fold_in(key, 0), image, train=False)
+    def begin(variables):
         batch_stats = variables.get("batch_stats", {})  # a vision transformer has none
         return Carry(init_state(variables["params"], optimizer, ascent), batch_stats)
 
@@ -168,8 +168,10 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         return jnp.sum(right & is_there), jnp.sum(jnp.where(is_there, losses, 0))
 
     key, number = jax.random.key(0), np.int32(0)
-    carry, order = _shapes_of(start, key, settings), jax.eval_shape(draw_order, key, number)
-    compiled_start = jax.jit(start).lower(key).compile()
+    initialise = _initialiser(model, settings, dataset)
+    variables = initialise.out_info
+    carry, order = jax.eval_shape(begin, variables), jax.eval_shape(draw_order, key, number)
+    compiled_begin = jax.jit(begin).lower(variables).compile()
     compiled_order = jax.jit(draw_order).lower(key, number).compile()
     compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order).compile()
     compiled_evaluate = jax.jit(evaluate).lower(carry, data, number).compile()
@@ -177,7 +179,7 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         data,
         steps_per_epoch,
         test_batch,
-        compiled_start,
+        lambda key: compiled_begin(initialise(key)),
         compiled_order,
         compiled_step,
         compiled_evaluate,
@@ -185,9 +187,22 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
     )
 
 
-def _shapes_of(start: Callable[[jax.Array], Carry], key: jax.Array, settings: Settings) -> Carry:
+def _initialiser(model: nn.Module, settings: Settings, dataset: Dataset) -> jax.stages.Compiled:
     try:
-        return jax.eval_shape(start, key)
+        return _compiled_init(model, dataset.train_images.shape[1:])
     except ValueError as error:  # the images are of a size that the model does not take
         reason = str(error).rstrip(".")
         raise RequestError(f"{settings.model} does not fit {settings.dataset}: {reason}") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_init(model: nn.Module, image: tuple[int, ...]) -> jax.stages.Compiled:
+    """From a seed's key to the initial variables of a model.
+
+    They are the same for all methods that are compared, and XLA takes long over random numbers.
+    """
+
+    def initialise(key):
+        return model.init(jax.random.fold_in(key, 0), jnp.zeros((1, *image)), train=False)
+
+    return jax.jit(initialise).lower(jax.random.key(0)).compile()

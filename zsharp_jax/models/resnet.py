@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         dtype: What is computed in; parameters and statistics stay float32.
 
     Example:
-        >>> model = MODELS["resnet20"](num_classes=10)
+        >>> model = ResNet(blocks=1, num_classes=10, widths=(4, 8))
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
         >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
         (2, 10)

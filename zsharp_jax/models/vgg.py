@@ -33,7 +33,7 @@ class VGG(nn.Module):
         ValueError: If the images are too small.
 
     Example:
-        >>> model = MODELS["vgg16_bn"](num_classes=10)
+        >>> model = VGG(stages=((4, 4), (8, 8)), num_classes=10)
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
         >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
         (2, 10)

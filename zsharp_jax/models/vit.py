@@ -83,7 +83,7 @@ class ViT(nn.Module):
         ValueError: If the grid does not divide the height and width of the images.
 
     Example:
-        >>> model = MODELS["vit_7_8_8_384"](num_classes=10)
+        >>> model = ViT(layers=1, width=16, heads=2, mlp_width=32, num_classes=10)
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
         >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
         (2, 10)

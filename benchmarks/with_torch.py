@@ -1,0 +1,45 @@
+"""The same masks in PyTorch, for `filter.py`.
+
+Tensors share the memory of JAX's arrays: nothing is copied while the clock runs.
+"""
+
+import math
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+
+QUANTILE = 0.95
+
+
+def torch_quantile(gradients: list[Any]) -> list[Any]:
+    """The formula of the authors' code, with the population standard deviation."""
+
+    def keep(gradient):
+        zscores = _zscores(gradient)
+        return gradient * (zscores > torch.quantile(zscores, QUANTILE))
+
+    return [keep(torch.from_dlpack(gradient)) for gradient in gradients]
+
+
+def torch_kthvalue(gradients: list[Any]) -> list[Any]:
+    """The cheapest that PyTorch offers: one order statistic of the deviations."""
+
+    def keep(gradient):
+        deviation = (gradient - gradient.mean()).abs()
+        rank = math.floor(QUANTILE * (gradient.numel() - 1))
+        threshold = torch.kthvalue(deviation.flatten(), rank + 1).values
+        return torch.where(deviation > threshold, gradient, 0)
+
+    return [keep(torch.from_dlpack(gradient)) for gradient in gradients]
+
+
+def torch_quantile_over_all(gradients: list[Any]) -> list[Any]:
+    tensors = [torch.from_dlpack(gradient) for gradient in gradients]
+    zscores = [_zscores(tensor) for tensor in tensors]
+    threshold = torch.quantile(torch.cat([each.flatten() for each in zscores]), QUANTILE)
+    return [tensor * (z > threshold) for tensor, z in zip(tensors, zscores, strict=True)]
+
+
+def _zscores(gradient: Any) -> Any:
+    std, mean = torch.std_mean(gradient, correction=0)
+    return ((gradient - mean) / std).abs()
