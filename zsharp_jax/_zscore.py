@@ -41,7 +41,7 @@ def statistics_of(layers: Stacks, *, with_std: bool) -> Statistics:
     rough_mean = layers.reduce(_scaled_sums, factor) / sizes
     # Once more about the rough mean: this takes away the rounding of the first sum, and leaves
     # a constant tensor with deviations of exactly 0.
-    mean = rough_mean + layers.reduce(_sums_about, *computed_anew(is_tiny, rough_mean)) / sizes
+    mean = rough_mean + _sums_of(_deviations, layers, is_tiny, rough_mean) / sizes
 
     # Which of some subnormal numbers is the largest, a CPU does not tell: what they are lifted to.
     lifted = _constants(layers, lambda dtype: 2 * _lift(dtype) * _tiny(dtype), highest.dtype)
@@ -49,7 +49,7 @@ def statistics_of(layers: Stacks, *, with_std: bool) -> Statistics:
     if not with_std:
         return Statistics(is_tiny, mean, None, largest)
 
-    std = jnp.sqrt(layers.reduce(_squares_about, *computed_anew(is_tiny, mean)) / sizes)
+    std = jnp.sqrt(_sums_of(_squares, layers, is_tiny, mean) / sizes)
     inverse = 1 / jnp.where(std == 0, 1, std)  # a constant tensor has deviations of 0
     return Statistics(is_tiny, mean, inverse, largest * inverse)
 
@@ -144,12 +144,27 @@ def _scaled_sums(stack: jax.Array, factor: jax.Array) -> jax.Array:
     return layer_sums(at_least_float32(stack) * of_entries(factor, stack))
 
 
-def _sums_about(stack: jax.Array, is_tiny: jax.Array, mean: jax.Array) -> jax.Array:
-    return layer_sums(_deviations(stack, is_tiny, mean))
+def _squares(stack: jax.Array, is_tiny: jax.Array, mean: jax.Array) -> jax.Array:
+    return jnp.square(_deviations(stack, is_tiny, mean))
 
 
-def _squares_about(stack: jax.Array, is_tiny: jax.Array, mean: jax.Array) -> jax.Array:
-    return layer_sums(jnp.square(_deviations(stack, is_tiny, mean)))
+def _sums_of(
+    of_entries: Callable[..., jax.Array], layers: Stacks, is_tiny: jax.Array, mean: jax.Array
+) -> jax.Array:
+    """The sum over each layer of `of_entries(stack, is_tiny, mean)`."""
+
+    def sums(layers, is_tiny, mean):
+        return layers.reduce(lambda *own: layer_sums(of_entries(*own)), is_tiny, mean)
+
+    def sums_without_lifting(layers, is_tiny, mean):
+        return sums(layers, jnp.zeros_like(is_tiny), mean)
+
+    def on_cpu(layers, is_tiny, mean):
+        # A CPU would write down a lifted copy of everything, five times what the sum costs.
+        return jax.lax.cond(jnp.any(is_tiny), sums, sums_without_lifting, layers, is_tiny, mean)
+
+    inputs = computed_anew(layers, is_tiny, mean)
+    return jax.lax.platform_dependent(*inputs, cpu=on_cpu, default=sums)
 
 
 def _lifted(stack: jax.Array, is_tiny: jax.Array) -> jax.Array:
