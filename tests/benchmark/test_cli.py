@@ -15,7 +15,14 @@ from matplotlib.figure import Figure
 from zsharp_jax.benchmark import figures, interrupts, results
 from zsharp_jax.benchmark.cli import main
 
-COMMAND = [sys.executable, "-c", "from zsharp_jax.benchmark.cli import main; main()"]
+# As `zsharp-bench`, with the network of the other tests.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import functools; from zsharp_jax.models import MODELS, resnet; "
+    "MODELS['resnet8'] = functools.partial(resnet.ResNet, blocks=1, widths=(16,)); "
+    "from zsharp_jax.benchmark.cli import main; main()",
+]
 
 
 def exit_code(*arguments):
@@ -276,7 +283,9 @@ def test_a_ctrl_c_that_a_callback_lost_takes_effect_at_the_next_step():
 
 
 def test_without_flax_the_extra_is_named():
-    code = "import sys; sys.modules['flax'] = None; " + COMMAND[2]
+    code = (
+        "import sys; sys.modules['flax'] = None; from zsharp_jax.benchmark.cli import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
     )
@@ -337,4 +346,4 @@ def test_the_picture_keeps_what_a_method_falls_to():
     "value, text", [(0, "0"), (0.05, "0.0500"), (1e-6, "1.00e-06"), (9e9, "9.00e+09")]
 )
 def test_numbers_are_short(value, text):
-    assert results._short(value) == text
+    assert results.short(value) == text
