@@ -149,7 +149,8 @@ def _all_rows(cells: Sequence[Cell]) -> list[str]:
         if cell.finals:
             mark = " *" if cell is best_of[cell.method] and cell.rho is not None else ""
             accuracy = 100 * cell.mean("test_accuracy")
-            row.append(f"{accuracy:.2f} ± {100 * cell.std('test_accuracy'):.2f}{mark}")
+            spread = f" ± {100 * cell.std('test_accuracy'):.2f}" if len(cell.finals) > 1 else ""
+            row.append(f"{accuracy:.2f}{spread}{mark}")
             figures = ("train_loss", "sharp_loss", "test_loss", "perturbation_norm")
             row += [short(cell.mean(figure)) for figure in figures]
         rows.append(row + [""] * (len(header) - len(row)))
