@@ -12,10 +12,17 @@ import archives
 import pytest
 from matplotlib.figure import Figure
 
-from zsharp_jax.benchmark import figures, interrupts, results
+from zsharp_jax.benchmark import figures, interrupts, results, session
 from zsharp_jax.benchmark.cli import main
 
-COMMAND = [sys.executable, "-c", "from zsharp_jax.benchmark.cli import main; main()"]
+# As `zsharp-bench`, with the network of the other tests.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import functools; from zsharp_jax.models import MODELS, resnet; "
+    "MODELS['resnet8'] = functools.partial(resnet.ResNet, blocks=1, widths=(16,)); "
+    "from zsharp_jax.benchmark.cli import main; main()",
+]
 
 
 def exit_code(*arguments):
@@ -126,6 +133,9 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
         (["train", "--archive", "a.tar.gz"], "digits needs no --archive"),
         (["train", "a\nb"], "unrecognized arguments: a b"),
         (["train", "--rho", "-0.1"], "`rho` must be finite and at least 0, got -0.1"),
+        (["train", "--recipe", "papre"], "unknown recipe 'papre', known: paper, reference"),
+        (["train", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
+        (["study", "--rhos", "-1"], "`rho` must be finite and at least 0, got -1"),
         (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
         (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
         (["train", "--batch-size", "1438"], "at most the 1437 training images, got 1438"),
@@ -192,19 +202,79 @@ def test_ctrl_c_leaves_finished_runs_whole(tmp_path):
     assert_nothing_half_written(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["compare", "train"])
+OF_ALL = ["--dataset", "--archive", "--no-verify", "--model", "--epochs", "--batch-size"]
+OF_ALL += ["--dtype", "--quantile", "--out", "--checkpoint-every", "--resume", "--recipe"]
+OF_RECIPES = ["--rho", "--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
+OF_RECIPES += ["--warmup-epochs"]
+OF_EACH = {
+    "compare": ["--methods", "--seeds"],
+    "train": ["--method", "--seed", "--steps"],
+    "study": ["--methods", "--seeds", "--rhos"],
+}
+
+
+@pytest.mark.parametrize("command", OF_EACH)
 def test_help_explains_each_option_with_its_default(command, capsys):
     assert exit_code(command, "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
-    options = ["--dataset", "--archive", "--no-verify", "--model", "--epochs", "--batch-size"]
-    options += ["--rho", "--quantile", "--lr", "--out"]
-    options += (
-        ["--methods", "--seeds"] if command == "compare" else ["--method", "--seed", "--steps"]
-    )
     explanations = text[text.index("options:") :]
-    for option in options:
-        assert option in explanations
+    options = OF_ALL + OF_EACH[command]
+    for option in options + OF_RECIPES:
+        assert f"{option} " in explanations
     assert explanations.count("(default: ") == len(options)
+    assert explanations.count("(paper and reference: ") == len(OF_RECIPES)
+
+
+def test_a_study_trains_each_method_with_each_rho_and_resumes(tmp_path, monkeypatch, capsys):
+    options = ["--methods", "adamw,sam", "--seeds", "1", "--rhos", "0.05", "0.1", "--epochs", "1"]
+    command = ["study", *options, "--lr", "0.01", "--out", tmp_path]
+    assert exit_code(*command) == 0
+    runs = [(r["settings"]["method"], r["settings"]["rho"]) for r in records_in(tmp_path)]
+    assert sorted(runs) == [("adamw", 0.05), ("sam", 0.05), ("sam", 0.1)]
+    norms = {r["settings"]["rho"]: r["final"]["perturbation_norm"] for r in records_in(tmp_path)}
+    assert norms[0.1] == pytest.approx(0.1, rel=1e-4)
+    tables = (tmp_path / "study.md").read_text()
+    assert "| sam | 0.1 | 1 |" in tables and tables in capsys.readouterr().out
+
+    def not_again(*arguments):
+        raise AssertionError("all runs have finished")
+
+    monkeypatch.setattr(session, "compile_program", not_again)
+    assert exit_code(*command, "--resume") == 0
+    assert (tmp_path / "study.md").read_text() == tables
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
+    options = ["train", "--method", "adamw", "--epochs", "40", "--checkpoint-every", "1"]
+    command = [*COMMAND, *options, "--out", str(tmp_path)]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*/2")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    assert not records_in(tmp_path)
+
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = records_in(tmp_path)
+    (tmp_path / "whole").mkdir()
+    assert exit_code(*options[:-2], "--out", tmp_path / "whole") == 0
+    (whole,) = records_in(tmp_path / "whole")
+    for figures_of in ("curves", "final"):
+        for each in (record, whole):
+            each[figures_of] = {k: v for k, v in each[figures_of].items() if "seconds" not in k}
+        assert record[figures_of] == whole[figures_of]
+    assert record["step_losses"] == whole["step_losses"]
+
+
+def test_resuming_with_other_settings_is_refused_with_the_difference(tmp_path, capsys):
+    options = ["train", "--method", "adamw", "--out", tmp_path, "--checkpoint-every", "1"]
+    assert exit_code(*options, "--epochs", "1") == 0
+    capsys.readouterr()
+    assert exit_code(*options, "--epochs", "2", "--resume") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("epochs was 1 there and is 2 here")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -276,7 +346,9 @@ def test_a_ctrl_c_that_a_callback_lost_takes_effect_at_the_next_step():
 
 
 def test_without_flax_the_extra_is_named():
-    code = "import sys; sys.modules['flax'] = None; " + COMMAND[2]
+    code = (
+        "import sys; sys.modules['flax'] = None; from zsharp_jax.benchmark.cli import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
     )
@@ -337,4 +409,4 @@ def test_the_picture_keeps_what_a_method_falls_to():
     "value, text", [(0, "0"), (0.05, "0.0500"), (1e-6, "1.00e-06"), (9e9, "9.00e+09")]
 )
 def test_numbers_are_short(value, text):
-    assert results._short(value) == text
+    assert results.short(value) == text

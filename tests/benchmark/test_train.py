@@ -94,7 +94,7 @@ def test_the_clock_of_compiling_holds_all_that_is_compiled(compiled, compilation
     key, number = jax.random.key(0), np.int32(0)
     before = len(compilations)
     carry, order = compiled.start(key), compiled.draw_order(key, number)
-    carry, _ = compiled.step(carry, compiled.data, key, order)
+    carry, _ = compiled.step(carry, compiled.data, key, order, np.float32(0.05))
     compiled.evaluate(carry, compiled.data, number)
     assert len(compilations) == before
 

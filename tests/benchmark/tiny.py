@@ -1,9 +1,14 @@
-"""A dataset and settings small enough to train on in a test."""
+"""A dataset, a network and settings small enough to train in a test."""
+
+import functools
 
 import numpy as np
 
 from zsharp_jax.benchmark.data import Dataset
 from zsharp_jax.benchmark.settings import Settings
+from zsharp_jax.models.resnet import ResNet
+
+SMALL_RESNET = functools.partial(ResNet, blocks=1, widths=(16,))
 
 SETTINGS = Settings(
     dataset="digits", model="resnet8", method="zsharp", seed=0, epochs=2, batch_size=16

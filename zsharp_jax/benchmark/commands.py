@@ -3,15 +3,19 @@
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import session
+from zsharp_jax.benchmark import results, session
 from zsharp_jax.benchmark.errors import RequestError, known
-from zsharp_jax.benchmark.settings import DEFAULTS, Settings
+from zsharp_jax.benchmark.results import Record
+from zsharp_jax.benchmark.settings import DEFAULTS, OPTIMIZERS, RECIPES, Settings
+from zsharp_jax.benchmark.study import STUDIED, study_markdown
 
 PROGRAM = "zsharp-bench"
 MOST_SEEDS = 1000
+RHOS = (0.02, 0.05, 0.1)
 COMPARED = ("adamw", "sam", "asam", "friendly_sam", "zsharp", "zsharp_reference")
 
 
@@ -54,6 +58,28 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     compare.set_defaults(run=_compare, steps=None)
 
+    study = commands.add_parser(
+        "study",
+        help="find out which part of the gain comes from the filter and which from the radius",
+        description="Trains each method with several values of rho and several seeds. Writes one "
+        "JSON per run, and study.md, which tells part by part what changes the accuracy.",
+    )
+    _add_common_options(study)
+    _add_epochs(study)
+    study.add_argument(
+        "--methods", nargs="+", default=STUDIED, metavar="METHOD",
+        help=f"what to train (default: {' '.join(STUDIED)})",
+    )  # fmt: skip
+    study.add_argument(
+        "--seeds", type=int, default=5, metavar="N",
+        help="how many seeds each method is trained with: 0 to N - 1 (default: 5)",
+    )  # fmt: skip
+    study.add_argument(
+        "--rhos", type=float, nargs="+", default=RHOS, metavar="X",
+        help=f"values of rho for each method (default: {' '.join(map(str, RHOS))})",
+    )  # fmt: skip
+    study.set_defaults(run=_study, steps=None)
+
     train = commands.add_parser(
         "train",
         help="train one method once",
@@ -83,7 +109,6 @@ def _add_epochs(parser: argparse._ActionsContainer) -> None:
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    paper = {field.name: field.default for field in dataclasses.fields(Settings)}
     add = parser.add_argument
     add(
         "--dataset", default="digits", metavar="NAME",
@@ -105,25 +130,67 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         help=f"images per step ({_per_dataset('batch_size')})",
     )
     add(
-        "--rho", type=float, default=paper["rho"],
-        help="length of the perturbation, for all methods (default: %(default)s)",
+        "--dtype", default="float32", metavar="NAME",
+        help="what the network computes in: float32 or bfloat16 (default: %(default)s)",
     )  # fmt: skip
     add(
-        "--quantile", type=float, default=paper["quantile"], metavar="Q",
-        help="quantile of |z| that zsharp and zsharp_reference filter at (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--lr", type=float, default=paper["learning_rate"], metavar="RATE",
-        help="learning rate of AdamW at the start (default: %(default)s)",
+        "--quantile", type=float, default=0.95, metavar="Q",
+        help="quantile of |z| that methods filter at (default: %(default)s)",
     )  # fmt: skip
     add(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="FOLDER",
         help="where results are written (default: %(default)s)",
     )  # fmt: skip
+    add(
+        "--checkpoint-every", type=int, metavar="N",
+        help="keep a checkpoint after every N epochs, and after the last (default: none)",
+    )  # fmt: skip
+    add(
+        "--resume", action="store_true",
+        help="take runs that have finished from their files, and go on with one that was broken "
+        "off from its newest checkpoint (default: train anew)",
+    )  # fmt: skip
+    _add_recipe(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", default="paper", metavar="NAME",
+        help="where the values below come from: paper, or reference, which is what the authors' "
+        "code does (default: %(default)s)",
+    )  # fmt: skip
+    values = parser.add_argument_group("values of the recipe")
+    for option, field, kind, meaning in _RECIPE_OPTIONS:
+        defaults = ", ".join(str(getattr(recipe, field)) for recipe in RECIPES.values())
+        values.add_argument(
+            option,
+            dest=field,
+            type=kind,
+            metavar="NAME" if kind is str else "N" if kind is int else "X",
+            help=f"{meaning} ({' and '.join(RECIPES)}: {defaults})",
+        )
+
+
+_RECIPE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
+    (
+        "--rho",
+        "rho",
+        float,
+        "length of the perturbation, for all methods; reference has 0.5 for asam",
+    ),
+    ("--optimizer", "optimizer", str, f"{' or '.join(OPTIMIZERS)}"),
+    ("--lr", "learning_rate", float, "learning rate after the warm-up"),
+    ("--weight-decay", "weight_decay", float, "weight decay"),
+    ("--decay-rate", "decay_rate", float, "factor of the learning rate every --decay-epochs"),
+    ("--decay-epochs", "decay_epochs", int, "epochs between two decays"),
+    ("--warmup-epochs", "warmup_epochs", int, "epochs over which the learning rate rises from 0"),
+)
 
 
 def _settings(options: argparse.Namespace, method: str, seed: int) -> Settings:
     defaults = DEFAULTS[known("dataset", options.dataset, DEFAULTS)]
+    recipe = RECIPES[known("recipe", options.recipe, RECIPES)]
+    asked = {field: getattr(options, field) for _, field, *_ in _RECIPE_OPTIONS}
     epochs = defaults.epochs if options.epochs is None else options.epochs
     return Settings(
         dataset=options.dataset,
@@ -133,39 +200,68 @@ def _settings(options: argparse.Namespace, method: str, seed: int) -> Settings:
         epochs=epochs if options.steps is None else None,
         batch_size=defaults.batch_size if options.batch_size is None else options.batch_size,
         steps=options.steps,
-        rho=options.rho,
+        dtype=options.dtype,
         quantile=options.quantile,
-        learning_rate=options.lr,
+        recipe=options.recipe,
+        **recipe.values(method)
+        | {name: value for name, value in asked.items() if value is not None},
     )
 
 
 def _compare(options: argparse.Namespace, command: list[str]) -> int:
-    if not 1 <= options.seeds <= MOST_SEEDS:
-        raise RequestError(
-            f"`seeds` must be at least 1 and at most {MOST_SEEDS}, got {options.seeds}"
-        )
-    methods = dict.fromkeys(name for part in options.methods for name in part.split(",") if name)
-    if not methods:
-        raise RequestError("`methods` must name at least one method")
-    runs = [
-        [_settings(options, method, seed) for seed in range(options.seeds)] for method in methods
-    ]
-    return _run(options, command, runs, compares=True)
+    methods, seeds = _named_methods(options.methods), _checked_seeds(options.seeds)
+    runs = [_settings(options, method, seed) for method in methods for seed in seeds]
+    records = session.run(runs, _request(options, command))
+    session.write_comparison(records, options.out)
+    session.show_table(records)
+    return _told(records, options.out, ", table.md, curves.png")
 
 
 def _train(options: argparse.Namespace, command: list[str]) -> int:
-    runs = [[_settings(options, options.method, options.seed)]]
-    return _run(options, command, runs, compares=False)
-
-
-def _run(
-    options: argparse.Namespace, command: list[str], runs: list[list[Settings]], compares: bool
-) -> int:
-    records = session.run(runs, command, options.archive, options.verify, options.out)
-    files = f"{len(records)} run file" + "s" * (len(records) > 1)
-    if compares:
-        session.write_comparison(records, options.out)
-        files += ", table.md, curves.png"
+    settings = _settings(options, options.method, options.seed)
+    records = session.run([settings], _request(options, command))
     session.show_table(records)
-    print(f"Written to {options.out}: {files}")
+    return _told(records, options.out)
+
+
+def _study(options: argparse.Namespace, command: list[str]) -> int:
+    methods, seeds = _named_methods(options.methods), _checked_seeds(options.seeds)
+    runs = []
+    for method in methods:
+        like = [_settings(options, method, seed) for seed in seeds]
+        rhos = [like[0].rho] if method == "adamw" else dict.fromkeys(options.rhos)
+        runs += [dataclasses.replace(run, rho=rho) for rho in rhos for run in like]
+    records = session.run(runs, _request(options, command))
+    text = study_markdown(records)
+    results.write_whole(options.out / "study.md", text.encode())
+    print(text)
+    return _told(records, options.out, ", study.md")
+
+
+def _named_methods(names: Sequence[str]) -> list[str]:
+    """The names, each once, whether they were given one by one or with commas."""
+    methods = dict.fromkeys(name for part in names for name in part.split(",") if name)
+    if not methods:
+        raise RequestError("`methods` must name at least one method")
+    return list(methods)
+
+
+def _checked_seeds(seeds: int) -> range:
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise RequestError(f"`seeds` must be at least 1 and at most {MOST_SEEDS}, got {seeds}")
+    return range(seeds)
+
+
+def _request(options: argparse.Namespace, command: list[str]) -> session.Request:
+    every = options.checkpoint_every
+    if every is not None and every < 1:
+        raise RequestError(f"`checkpoint_every` must be at least 1, got {every}")
+    return session.Request(
+        command, options.archive, options.verify, options.out, every, options.resume
+    )
+
+
+def _told(records: Sequence[Record], folder: pathlib.Path, and_more: str = "") -> int:
+    files = f"{len(records)} run file" + "s" * (len(records) > 1)
+    print(f"Written to {folder}: {files}{and_more}")
     return 0 if all(record["status"] == "finished" for record in records) else 1

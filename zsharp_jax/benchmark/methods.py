@@ -1,23 +1,90 @@
-"""The methods that are compared: what each perturbs the weights with."""
+"""The methods that are compared: what each perturbs the weights with.
 
-from __future__ import annotations
+Beside the paper's there are those that take its two claims apart. The authors' code filters each
+tensor and brings it to rho by itself, so its perturbation is sqrt(K) times as long as SAM's for K
+tensors; which of the two earns the gain, these tell:
 
+    sam_matched      no filter, one norm, but as long as zsharp_reference's
+    sam_layerwise    no filter, every tensor brought to rho by itself
+    zsharp_matched   filter, one norm, as long as zsharp_reference's
+    zsharp_global    filter by one percentile over all tensors, the literal eq. 3
+    zsharp_random    a random mask that keeps as many entries of each tensor
+"""
+
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from zsharp_jax import asam, friendly_sam, sam, zsharp, zsharp_reference
+from zsharp_jax import (
+    asam,
+    friendly_sam,
+    sam,
+    scale_to_norm,
+    zscore_filter,
+    zsharp,
+    zsharp_reference,
+)
 
-if TYPE_CHECKING:
-    from zsharp_jax.benchmark.settings import Settings
+Ascent = Callable[[jax.Array, float, int], optax.GradientTransformation]
 
-# Each makes the ascent of a run; None stands for the bare optimizer, which takes one pass a step.
-METHODS: dict[str, Callable[[Settings], optax.GradientTransformation] | None] = {
+# Each makes the ascent of a run from rho, which may be traced, Q_p, and K, the number of tensors
+# with two axes or more; None stands for the bare optimizer, which takes one pass a step.
+METHODS: dict[str, Ascent | None] = {
     "adamw": None,
-    "sam": lambda settings: sam(settings.rho),
-    "asam": lambda settings: asam(settings.rho),
-    "friendly_sam": lambda settings: friendly_sam(settings.rho),
-    "zsharp": lambda settings: zsharp(settings.rho, settings.quantile),
-    "zsharp_reference": lambda settings: zsharp_reference(settings.rho, settings.quantile),
+    "sam": lambda rho, q, k: sam(rho),
+    "asam": lambda rho, q, k: asam(rho),
+    "friendly_sam": lambda rho, q, k: friendly_sam(rho),
+    "zsharp": lambda rho, q, k: zsharp(rho, q),
+    "zsharp_reference": lambda rho, q, k: zsharp_reference(rho, q),
+    "sam_matched": lambda rho, q, k: sam(rho * math.sqrt(k)),
+    "sam_layerwise": lambda rho, q, k: scale_to_norm(rho, scope="layer"),
+    "zsharp_matched": lambda rho, q, k: zsharp(rho * math.sqrt(k), q),
+    "zsharp_global": lambda rho, q, k: zsharp(rho, q, percentile_scope="global"),
+    "zsharp_random": lambda rho, q, k: optax.chain(keep_at_random(q), scale_to_norm(rho)),
 }
+
+
+def filtered_tensors(params: Any) -> int:
+    """K: how many tensors have two axes or more."""
+    return sum(leaf.ndim > 1 for leaf in jax.tree.leaves(params))
+
+
+class KeepAtRandomState(NamedTuple):
+    """What one ascent hands to the next.
+
+    Attributes:
+        key: The PRNG key of the next mask.
+    """
+
+    key: jax.Array
+
+
+def keep_at_random(quantile: float) -> optax.GradientTransformation:
+    """Keeps as many entries of each tensor as `zscore_filter` does, drawn anew at each step.
+
+    What `zscore_filter` keeps of noise is a random choice of just that size. The first key comes
+    from the initial weights, so that each seed has masks of its own.
+    """
+    outstanding = zscore_filter(quantile)
+
+    def init_fn(params):
+        total = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(params))
+        return KeepAtRandomState(jax.random.key(jax.lax.bitcast_convert_type(total, jnp.uint32)))
+
+    def update_fn(updates, state, params=None):
+        del params
+        next_key, noise_key = jax.random.split(state.key)
+        noise = optax.tree.random_like(noise_key, updates, jax.random.normal)
+        chosen, _ = outstanding.update(noise, optax.EmptyState())
+
+        def keep(gradient, chosen):
+            is_kept = (chosen != 0) | (gradient.ndim < 2)
+            return jnp.where(is_kept, gradient, jnp.zeros_like(gradient))
+
+        return jax.tree.map(keep, updates, chosen), KeepAtRandomState(next_key)
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,4 +1,4 @@
-"""What is compiled once for all seeds of a method: the start, the step and the evaluation.
+"""What is compiled once for all seeds and rhos of a method: start, step and evaluation.
 
 The images stay on the device as uint8; drawing a batch, crop, flip, both passes and the update are
 one compiled step.
@@ -20,7 +20,8 @@ from zsharp_jax import SamInfo, SamState, init_state, sam_step
 from zsharp_jax.benchmark.augment import augment
 from zsharp_jax.benchmark.data import Dataset
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.methods import METHODS
+from zsharp_jax.benchmark.methods import METHODS, filtered_tensors
+from zsharp_jax.benchmark.optimizers import make_optimizer
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.models import MODELS
 
@@ -45,7 +46,7 @@ class DeviceData(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is compiled once for all seeds of a method.
+    """What is compiled once for all seeds and rhos of a method.
 
     Attributes:
         data: The dataset on the device.
@@ -53,7 +54,7 @@ class Program:
         test_batch: How many test images are evaluated at once.
         start: From a seed's key to the first `Carry`.
         draw_order: From a seed's key and an epoch to the rows of each batch, (steps, batch size).
-        step: From `Carry`, data, key and order to the next `Carry` and what the step tells.
+        step: From `Carry`, data, key, order and rho to the next `Carry` and what the step tells.
         evaluate: From `Carry`, data and the first row to the sums of right answers and losses.
         compile_seconds: How long compiling took.
     """
@@ -83,18 +84,8 @@ def plain_step(
     return step
 
 
-def learning_rate(settings: Settings, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate at each step: down by `decay_rate` every `decay_epochs`."""
-    return optax.exponential_decay(
-        settings.learning_rate,
-        transition_steps=settings.decay_epochs * steps_per_epoch,
-        decay_rate=settings.decay_rate,
-        staircase=True,
-    )
-
-
 def compile_program(settings: Settings, dataset: Dataset) -> Program:
-    """Compiles all that the runs of one method need; the seed of `settings` plays no part.
+    """Compiles all that the runs of one method need; seed and rho of `settings` play no part.
 
     Args:
         settings: What to train.
@@ -115,10 +106,10 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         )
     )
     means, stds = dataset.channel_statistics()
-    model = MODELS[settings.model](num_classes=dataset.num_classes)
-    optimizer = optax.adamw(
-        learning_rate(settings, steps_per_epoch), weight_decay=settings.weight_decay
-    )
+    model = MODELS[settings.model](num_classes=dataset.num_classes, dtype=jnp.dtype(settings.dtype))
+    initialise = _initialiser(model, settings, dataset)
+    variables = initialise.out_info
+    optimizer = make_optimizer(settings, steps_per_epoch)
 
     def normalise(images):
         return (images.astype(jnp.float32) - means.reshape(1, 1, 1, -1)) / stds.reshape(1, 1, 1, -1)
@@ -129,22 +120,21 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(losses), moved.get("batch_stats", {})
 
-    make_ascent = METHODS[settings.method]
-    if make_ascent is None:
-        ascent, one_step = optax.identity(), plain_step(loss_fn, optimizer)
-    else:
-        ascent = make_ascent(settings)
-        one_step = sam_step(loss_fn, optimizer, ascent, has_aux=True)
-
     def begin(variables):
         batch_stats = variables.get("batch_stats", {})  # a vision transformer has none
+        ascent = ascent_of(settings, rho=0.0, params=variables["params"])
         return Carry(init_state(variables["params"], optimizer, ascent), batch_stats)
 
     def draw_order(key, epoch):
         rows = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 1), epoch), size)
         return rows[: steps_per_epoch * settings.batch_size].reshape(steps_per_epoch, -1)
 
-    def step(carry, data, key, order):
+    def step(carry, data, key, order, rho):
+        if METHODS[settings.method] is None:
+            one_step = plain_step(loss_fn, optimizer)
+        else:
+            ascent = ascent_of(settings, rho, carry.state.params)
+            one_step = sam_step(loss_fn, optimizer, ascent, has_aux=True)
         rows = order[carry.state.step % steps_per_epoch]
         augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), carry.state.step)
         images = augment(augment_key, data.train_images[rows], dataset.crop_padding, dataset.flip)
@@ -167,13 +157,11 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         right = jnp.argmax(logits, axis=-1) == labels
         return jnp.sum(right & is_there), jnp.sum(jnp.where(is_there, losses, 0))
 
-    key, number = jax.random.key(0), np.int32(0)
-    initialise = _initialiser(model, settings, dataset)
-    variables = initialise.out_info
+    key, number, rho = jax.random.key(0), np.int32(0), np.float32(0)
     carry, order = jax.eval_shape(begin, variables), jax.eval_shape(draw_order, key, number)
     compiled_begin = jax.jit(begin).lower(variables).compile()
     compiled_order = jax.jit(draw_order).lower(key, number).compile()
-    compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order).compile()
+    compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order, rho).compile()
     compiled_evaluate = jax.jit(evaluate).lower(carry, data, number).compile()
     return Program(
         data,
@@ -185,6 +173,14 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         compiled_evaluate,
         compile_seconds=time.perf_counter() - started,
     )
+
+
+def ascent_of(settings: Settings, rho: Any, params: Any) -> optax.GradientTransformation:
+    """The ascent of a method; one that changes nothing for the bare optimizer."""
+    make_ascent = METHODS[settings.method]
+    if make_ascent is None:
+        return optax.identity()
+    return make_ascent(rho, settings.quantile, filtered_tensors(params))
 
 
 def _initialiser(model: nn.Module, settings: Settings, dataset: Dataset) -> jax.stages.Compiled:

@@ -115,6 +115,16 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
+def finished_record(folder: pathlib.Path, name: str) -> Record | None:
+    """What the run file of a finished run holds; None where there is none that can be read."""
+    try:
+        record = json.loads((folder / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(record, dict) and record.get("format") == FORMAT
+    return record if whole and record.get("status") == "finished" else None
+
+
 def write_record(folder: pathlib.Path, record: Record) -> None:
     """Writes a run file."""
     text = json.dumps(record, indent=1, allow_nan=False)
@@ -182,14 +192,14 @@ def _table_row(summary: Summary) -> tuple[str, ...]:
         summary.method,
         seeds,
         accuracy,
-        _short(means["train_loss"]),
-        _short(means["sharp_loss"]),
-        _short(means["perturbation_norm"]),
+        short(means["train_loss"]),
+        short(means["sharp_loss"]),
+        short(means["perturbation_norm"]),
         f"{means['seconds_per_epoch']:.2f}",
     )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits."""
     return f"{value:#.3g}" if value else "0"
 
@@ -216,9 +226,9 @@ def markdown_table(records: Sequence[Record]) -> str:
         "",
         f"`{shlex.join(records[0]['command'])}`",
         "",
-        _markdown_row(TABLE_HEADER),
-        _markdown_row(["---"] + ["---:"] * (len(TABLE_HEADER) - 1)),
-        *(_markdown_row(row) for row in table_rows(records)),
+        markdown_row(TABLE_HEADER),
+        markdown_row(["---"] + ["---:"] * (len(TABLE_HEADER) - 1)),
+        *(markdown_row(row) for row in table_rows(records)),
         "",
         TABLE_NOTE,
         "",
@@ -232,5 +242,5 @@ def markdown_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"

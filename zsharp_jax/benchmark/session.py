@@ -1,9 +1,10 @@
 """Several runs in a row as a user sees them: a progress bar, run files, a table and a picture."""
 
-import itertools
+import dataclasses
+import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import rich.box
@@ -12,28 +13,43 @@ import rich.progress
 import rich.table
 
 from zsharp_jax.benchmark import data, figures, interrupts, results
+from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.program import compile_program
+from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.benchmark.train import planned_steps, train
 
 
-def run(
-    runs: Sequence[Sequence[Settings]],
-    command: Sequence[str],
-    archive: pathlib.Path | None,
-    verify: bool,
-    folder: pathlib.Path,
-) -> list[Record]:
-    """Trains all runs, and writes the file of each as soon as it is over.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """How runs are carried out, which does not change their numbers.
 
-    Args:
-        runs: For each method its settings, which differ in their seed alone.
-        command: The command that asked for it.
+    Attributes:
+        command: The command that asked for them.
         archive: The archive of the dataset, where it needs one.
         verify: Whether the archive must be the official one.
         folder: Where to write.
+        checkpoint_every: After how many epochs a checkpoint is kept; None for never.
+        resume: Whether runs that have finished are taken from their files, and one that was broken
+            off goes on from its newest checkpoint.
+    """
+
+    command: Sequence[str]
+    archive: pathlib.Path | None
+    verify: bool
+    folder: pathlib.Path
+    checkpoint_every: int | None = None
+    resume: bool = False
+
+
+def run(runs: Sequence[Settings], request: Request) -> list[Record]:
+    """Trains all runs, and writes the file of each as soon as it is over.
+
+    Args:
+        runs: Of one dataset and batch size. Those that differ in seed and rho alone are best next
+            to each other: they are compiled once.
+        request: How.
 
     Returns:
         What the files hold, in the order of the runs.
@@ -41,27 +57,53 @@ def run(
     Raises:
         RequestError: If the request cannot be met.
     """
-    results.prepare_folder(folder)
+    results.prepare_folder(request.folder)
     _check_device()
-    first = runs[0][0]
-    dataset = data.load(first.dataset, archive, verify)
-    data_sha256 = dataset.sha256()
-    steps_per_epoch = _checked_steps_per_epoch(first, len(dataset.train_images))
-    total = sum(planned_steps(s, steps_per_epoch) for s in itertools.chain(*runs))
+    dataset = data.load(runs[0].dataset, request.archive, request.verify)
+    steps_per_epoch = _checked_steps_per_epoch(runs[0], len(dataset.train_images))
+    total = sum(planned_steps(settings, steps_per_epoch) for settings in runs)
 
-    records = []
-    with _Progress(total) as progress:
-        for seeds in runs:
-            progress.tell(f"{seeds[0].method}: compiling")
-            program = compile_program(seeds[0], dataset)
-            for settings in seeds:
-                progress.tell(f"{settings.method}, seed {settings.seed}")
-                outcome = train(program, settings, progress.report)
-                progress.finish_run(planned_steps(settings, steps_per_epoch), outcome.error)
-                record = results.make_record(settings, program, outcome, command, data_sha256)
-                results.write_record(folder, record)
-                records.append(record)
+    with _Progress(total, runs[0].batch_size) as progress:
+
+        @functools.lru_cache(maxsize=1)
+        def compiled(settings: Settings) -> Program:
+            progress.tell(f"{settings.method}: compiling")
+            return compile_program(settings, dataset)
+
+        trainer = _Trainer(request, dataset.sha256(), compiled, progress)
+        records = []
+        for settings in runs:
+            records.append(trainer.record_of(settings))
+            progress.finish_run(planned_steps(settings, steps_per_epoch), records[-1]["error"])
     return records
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainer:
+    """Makes the record of one run after the other."""
+
+    request: Request
+    data_sha256: str
+    compiled: Callable[[Settings], Program]
+    progress: "_Progress"
+
+    def record_of(self, settings: Settings) -> Record:
+        """The record of a run, trained unless it is there already and that is enough."""
+        request, name = self.request, settings.run_name(self.data_sha256)
+        record = results.finished_record(request.folder, name) if request.resume else None
+        if record is not None:
+            return record
+        program = self.compiled(dataclasses.replace(settings, seed=0, rho=0.0))
+        checkpoints = None
+        if request.checkpoint_every is not None:
+            folder = request.folder / "checkpoints"
+            checkpoints = Checkpoints(folder, name, settings, request.checkpoint_every)
+
+        self.progress.tell(f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}")
+        outcome = train(program, settings, self.progress.report, checkpoints, request.resume)
+        record = results.make_record(settings, program, outcome, request.command, self.data_sha256)
+        results.write_record(request.folder, record)
+        return record
 
 
 def show_table(records: Sequence[Record]) -> None:
@@ -98,9 +140,10 @@ def _check_device() -> None:
 
 
 class _Progress:
-    """One bar over all runs: steps done, time left, what is trained, its loss and accuracy."""
+    """One bar over all runs: steps done, time left, what is trained, how fast and how well."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, batch_size: int) -> None:
+        self._batch_size = batch_size
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=None),
@@ -127,6 +170,9 @@ class _Progress:
         """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
         interrupts.check()
         figures = f"loss {loss:.3f}" + ("" if math.isnan(accuracy) else f" acc {accuracy:.1%}")
+        speed = self._bar.tasks[self._task].speed
+        if speed:
+            figures += f" {speed * self._batch_size:,.0f} images/s"
         self._bar.update(self._task, completed=self._before + steps, figures=figures)
 
     def finish_run(self, steps: int, error: str | None) -> None:

@@ -1,9 +1,10 @@
-"""All that decides the numbers of one run: the paper's recipe, every value of it open to change."""
+"""All that decides the numbers of one run: a recipe by name, every value of it open to change."""
 
 import dataclasses
 import hashlib
 import json
 import math
+from typing import Any
 
 from zsharp_jax._checks import checked_nonnegative, checked_quantile
 from zsharp_jax.benchmark.errors import RequestError, known
@@ -26,6 +27,68 @@ DEFAULTS = {
 }
 
 
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, whatever it is trained on.
+
+    Attributes:
+        optimizer: A name in `OPTIMIZERS`.
+        learning_rate: What it comes to after the warm-up.
+        weight_decay: Of the optimizer.
+        decay_rate: What the learning rate is multiplied with every `decay_epochs`.
+        decay_epochs: How many epochs the learning rate stays.
+        warmup_epochs: Over how many epochs it rises from 0, a step per epoch.
+        rho: The length of the perturbation.
+        rho_of_asam: That of asam, which measures in other units.
+    """
+
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    decay_rate: float
+    decay_epochs: int
+    warmup_epochs: int
+    rho: float
+    rho_of_asam: float
+
+    def values(self, method: str) -> dict[str, Any]:
+        """The fields of `Settings` that it decides."""
+        values = dataclasses.asdict(self)
+        rho_of_asam = values.pop("rho_of_asam")
+        return values | ({"rho": rho_of_asam} if method == "asam" else {})
+
+
+OPTIMIZERS = ("adamw", "adam_l2")
+
+RECIPES = {
+    # What the paper says (section 4).
+    "paper": Recipe(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=5e-5,
+        decay_rate=0.75,
+        decay_epochs=10,
+        warmup_epochs=0,
+        rho=0.05,
+        rho_of_asam=0.05,
+    ),
+    # What the authors' code does: the first epoch of its warm-up has a learning rate of 0.
+    "reference": Recipe(
+        optimizer="adam_l2",
+        learning_rate=1e-3,
+        weight_decay=5e-5,
+        decay_rate=0.75,
+        decay_epochs=30,
+        warmup_epochs=5,
+        rho=0.05,
+        rho_of_asam=0.5,
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One run.
@@ -39,12 +102,10 @@ class Settings:
         batch_size: How many images a step takes; the last ones that fill no batch are left out of
             an epoch.
         steps: How many steps; None where `epochs` says when to stop.
-        rho: The length of the perturbation (paper: 0.05 for all methods).
-        quantile: Q_p of zsharp and zsharp_reference (paper: 0.95).
-        learning_rate: Of AdamW at the start (paper: 1e-3).
-        weight_decay: Of AdamW (paper: 5e-5).
-        decay_rate: What the learning rate is multiplied with every `decay_epochs` (paper: 0.75).
-        decay_epochs: How many epochs the learning rate stays (paper: 10).
+        dtype: What the network computes in: `float32` or `bfloat16`.
+        quantile: Q_p of the methods that filter (paper: 0.95).
+        recipe: The name in `RECIPES` that the values below came from, where nothing else was said.
+        optimizer: See `Recipe`, also for what follows.
     """
 
     dataset: str
@@ -54,29 +115,39 @@ class Settings:
     epochs: int | None
     batch_size: int
     steps: int | None = None
-    rho: float = 0.05
+    dtype: str = "float32"
     quantile: float = 0.95
+    recipe: str = "paper"
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 5e-5
     decay_rate: float = 0.75
     decay_epochs: int = 10
+    warmup_epochs: int = 0
+    rho: float = 0.05
 
     def __post_init__(self) -> None:
         known("dataset", self.dataset, DEFAULTS)
         known("model", self.model, MODELS)
         known("method", self.method, METHODS)
+        known("dtype", self.dtype, DTYPES)
+        known("recipe", self.recipe, RECIPES)
+        known("optimizer", self.optimizer, OPTIMIZERS)
         if (self.epochs is None) == (self.steps is None):
             raise RequestError("either `epochs` or `steps` must be given, not both")
         for name in ("epochs", "batch_size", "steps", "decay_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"`{name}` must be at least 1, got {value}")
+        if self.warmup_epochs < 0:
+            raise RequestError(f"`warmup_epochs` must be at least 0, got {self.warmup_epochs}")
         if not 0 <= self.seed < 2**32:
             raise RequestError(f"`seed` must be at least 0 and below 2**32, got {self.seed}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise RequestError(f"`lr` must be finite and above 0, got {self.learning_rate}")
         try:
-            checked_nonnegative("rho", self.rho)
+            for name in ("rho", "weight_decay", "decay_rate"):
+                checked_nonnegative(name, getattr(self, name))
             checked_quantile(self.quantile)
         except ValueError as error:
             raise RequestError(str(error).rstrip(".")) from None

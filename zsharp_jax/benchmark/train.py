@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from zsharp_jax import SamInfo
+from zsharp_jax.benchmark.checkpoints import Checkpoint, Checkpoints
 from zsharp_jax.benchmark.program import Carry, Program
 from zsharp_jax.benchmark.settings import Settings
 
@@ -80,24 +81,40 @@ def planned_steps(settings: Settings, steps_per_epoch: int) -> int:
     return (settings.epochs or 0) * steps_per_epoch
 
 
-def train(program: Program, settings: Settings, report: Report) -> Outcome:
+def train(
+    program: Program,
+    settings: Settings,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+) -> Outcome:
     """Trains one seed.
 
     Args:
-        program: What `compile_program` made of these settings, whatever their seed.
+        program: What `compile_program` made of these settings, whatever their seed and rho.
         settings: What to train.
         report: Called with the steps taken, the newest clean loss and the newest test accuracy
             (NaN before the first) after every step.
+        checkpoints: Where to keep checkpoints; None for nowhere.
+        resume: Whether to go on from the newest of them, if there is one.
 
     Returns:
         What was found. A run that tells of a loss or a norm that is not finite stops there and
         keeps what it had.
+
+    Raises:
+        RequestError: If there is nothing to go on from but a run with other settings.
     """
     outcome, told = Outcome(), []
-    key = jax.random.key(settings.seed)
+    key, rho = jax.random.key(settings.seed), np.float32(settings.rho)
     total = planned_steps(settings, program.steps_per_epoch)
 
     carry, accuracy = program.start(key), math.nan
+    kept = checkpoints.newest(carry) if checkpoints and resume else None
+    if kept:
+        carry, told = kept.carry, kept.progress["told"]
+        outcome.steps, outcome.curves = len(told), kept.progress["curves"]
+        accuracy = outcome.curves["test_accuracy"][-1]
 
     def settle(info: SamInfo) -> None:
         told.append(_checked(info, outcome, settings))
@@ -110,7 +127,7 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
             under_way = collections.deque()
             started = time.perf_counter()
             for _ in range(count):
-                carry, info = program.step(carry, program.data, key, order)
+                carry, info = program.step(carry, program.data, key, order, rho)
                 under_way.append(info)
                 if len(under_way) > _STEPS_AHEAD:
                     settle(under_way.popleft())
@@ -124,6 +141,10 @@ def train(program: Program, settings: Settings, report: Report) -> Outcome:
             for curve, value in zip(CURVES, (*means, test_loss, accuracy, seconds), strict=True):
                 outcome.curves[curve].append(value)
             report(outcome.steps, told[-1][0], accuracy)
+            epochs = len(outcome.curves["seconds"])
+            if checkpoints and (epochs % checkpoints.every == 0 or outcome.steps == total):
+                progress = {"told": told, "curves": outcome.curves}
+                checkpoints.save(epochs, Checkpoint(carry, progress))
     except _NotFiniteError as error:
         outcome.status, outcome.error = "failed", str(error)
     outcome.step_losses = _thinned([loss for loss, *_ in told])

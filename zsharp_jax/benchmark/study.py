@@ -1,0 +1,191 @@
+"""Which part of the gain comes from the filter and which from the radius: the question that the
+paper leaves open, asked of any dataset and network.
+
+Every method is trained with several values of rho, so that it is judged at its best, and with the
+same seeds, so that two methods are compared seed by seed.
+"""
+
+import math
+import shlex
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from zsharp_jax.benchmark.results import Record, markdown_row, short
+
+STUDIED = (
+    "adamw",
+    "sam",
+    "asam",
+    "friendly_sam",
+    "zsharp",
+    "zsharp_reference",
+    "sam_matched",
+    "sam_layerwise",
+    "zsharp_matched",
+    "zsharp_global",
+    "zsharp_random",
+)
+
+# What is changed from the second method to the first, all else being equal.
+PARTS = (
+    ("sam", "adamw", "the perturbation"),
+    ("zsharp", "sam", "the filter, at SAM's radius"),
+    ("zsharp", "zsharp_random", "which entries are kept, at SAM's radius"),
+    ("zsharp_global", "zsharp", "one percentile over all tensors"),
+    ("sam_matched", "sam", "the radius alone"),
+    ("zsharp_matched", "zsharp", "the radius, with the filter"),
+    ("zsharp_matched", "sam_matched", "the filter, at the large radius"),
+    ("sam_layerwise", "sam_matched", "a norm for each tensor, at the large radius"),
+    ("zsharp_reference", "sam_layerwise", "the filter, with a norm for each tensor"),
+    ("zsharp_reference", "sam", "all that the authors' code changes"),
+)
+
+
+class Cell(NamedTuple):
+    """The runs of one method with one rho: for each seed what it came to."""
+
+    method: str
+    rho: float | None
+    finals: dict[int, dict[str, float]]
+    unfinished: int
+
+    def mean(self, figure: str) -> float:
+        return statistics.fmean(final[figure] for final in self.finals.values())
+
+    def std(self, figure: str) -> float:
+        values = [final[figure] for final in self.finals.values()]
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def study_markdown(records: Sequence[Record]) -> str:
+    """The tables of a study, from the run files of one dataset and network."""
+    settings, device = records[0]["settings"], records[0]["device"]
+    cells = cells_of(records)
+    told = [f"{name} {settings[name]}" for name in (
+        "recipe", "epochs", "batch_size", "learning_rate", "quantile", "dtype")]  # fmt: skip
+    return "\n".join([
+        f"# What earns the gain: {settings['dataset']}, {settings['model']}",
+        "",
+        f"`{shlex.join(records[0]['command'])}`",
+        "",
+        f"Settings: {', '.join(told)}. Device: {device['kind']} ({device['platform']}).",
+        "",
+        "## Every method with every rho",
+        "",
+        *_all_rows(cells),
+        "",
+        "Accuracy on all test images after the last epoch, mean ± sample std over seeds. Losses "
+        "are means over the last epoch on augmented training images, at w (clean) and at w + ε "
+        "(sharp). The method's best rho is marked: it was chosen on the test set, so its accuracy "
+        "is optimistic by about as much for each method.",
+        "",
+        "## Part by part",
+        "",
+        *_part_rows(cells),
+        "",
+        "Percentage points of test accuracy, mean over seeds of the difference at the same seed "
+        "± its standard error, at the same rho and at the best rho of each of the two.",
+        "",
+    ])  # fmt: skip
+
+
+def cells_of(records: Sequence[Record]) -> list[Cell]:
+    """The runs by method and rho, in the order in which they first appear."""
+    cells: dict[tuple[str, float | None], Cell] = {}
+    for record in records:
+        settings = record["settings"]
+        rho = None if settings["method"] == "adamw" else settings["rho"]
+        new = Cell(settings["method"], rho, {}, 0)
+        cell = cells.setdefault((new.method, rho), new)
+        if record["status"] == "finished":
+            cell.finals[settings["seed"]] = record["final"]
+        else:
+            cells[new.method, rho] = cell._replace(unfinished=cell.unfinished + 1)
+    return list(cells.values())
+
+
+def best(cells: Sequence[Cell], method: str) -> Cell | None:
+    """The cell of a method with the highest mean accuracy; None without a finished run."""
+    own = [cell for cell in cells if cell.method == method and cell.finals]
+    return max(own, key=lambda cell: cell.mean("test_accuracy"), default=None)
+
+
+def difference(cell: Cell | None, other: Cell | None) -> tuple[float, float] | None:
+    """Mean and standard error of the difference in accuracy over the seeds that both have.
+
+    The error is NaN with one seed; None without any.
+    """
+    if cell is None or other is None:
+        return None
+    seeds = cell.finals.keys() & other.finals.keys()
+    if not seeds:
+        return None
+    gains = [
+        cell.finals[seed]["test_accuracy"] - other.finals[seed]["test_accuracy"] for seed in seeds
+    ]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    return statistics.fmean(gains), error
+
+
+def _all_rows(cells: Sequence[Cell]) -> list[str]:
+    header = (
+        "method",
+        "rho",
+        "seeds",
+        "test acc. %",
+        "clean loss",
+        "sharp loss",
+        "test loss",
+        "‖ε‖",
+    )
+    best_of = {cell.method: best(cells, cell.method) for cell in cells}
+    rows = []
+    for cell in cells:
+        seeds = str(len(cell.finals))
+        if cell.unfinished:
+            seeds += f"/{len(cell.finals) + cell.unfinished}"
+        row = [cell.method, "" if cell.rho is None else f"{cell.rho:g}", seeds]
+        if cell.finals:
+            mark = " *" if cell is best_of[cell.method] and cell.rho is not None else ""
+            accuracy = 100 * cell.mean("test_accuracy")
+            spread = f" ± {100 * cell.std('test_accuracy'):.2f}" if len(cell.finals) > 1 else ""
+            row.append(f"{accuracy:.2f}{spread}{mark}")
+            figures = ("train_loss", "sharp_loss", "test_loss", "perturbation_norm")
+            row += [short(cell.mean(figure)) for figure in figures]
+        rows.append(row + [""] * (len(header) - len(row)))
+    return _table(header, rows)
+
+
+def _part_rows(cells: Sequence[Cell]) -> list[str]:
+    rhos = sorted({cell.rho for cell in cells if cell.rho is not None})
+    header = (
+        "what is changed",
+        "from",
+        "to",
+        *(f"rho {rho:g}" for rho in rhos),
+        "each at its best",
+    )
+    found = {(cell.method, cell.rho): cell for cell in cells}
+
+    def at(method: str, rho: float) -> Cell | None:
+        return found.get((method, None if method == "adamw" else rho))
+
+    rows = []
+    for method, other, what in PARTS:
+        differences = [difference(at(method, rho), at(other, rho)) for rho in rhos]
+        differences.append(difference(best(cells, method), best(cells, other)))
+        rows.append([what, other, method, *map(_points, differences)])
+    return _table(header, rows)
+
+
+def _points(gain: tuple[float, float] | None) -> str:
+    if gain is None:
+        return ""
+    mean, error = (100 * value for value in gain)
+    return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return [markdown_row(cells) for cells in (header, rule, *rows)]
