@@ -6,7 +6,7 @@ import pathlib
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import session
+from zsharp_jax.benchmark import prepare, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.settings import DEFAULTS, Settings
 
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, metavar="N", help="take N steps (default: as --epochs says)"
     )
     train.set_defaults(run=_train)
+
+    prepare.add_parser(commands)
     return parser
 
 
@@ -87,16 +89,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--dataset", default="digits", metavar="NAME",
-        help=f"what to train on: {' or '.join(DEFAULTS)} (default: digits, needs no download)",
+        help=f"what to train on: {', '.join(DEFAULTS)} (default: digits, needs no download)",
     )  # fmt: skip
-    add(
-        "--archive", type=pathlib.Path, metavar="FILE",
-        help="the official archive cifar-10-binary.tar.gz, for cifar10 (default: none)",
-    )  # fmt: skip
-    add(
-        "--no-verify", dest="verify", action="store_false",
-        help="accept an archive whose sha256 is not the official one (default: refuse it)",
-    )  # fmt: skip
+    prepare.add_origin_options(parser)
     add("--model", metavar="NAME", help=f"the network ({_per_dataset('model')})")
     add(
         "--batch-size",
@@ -161,7 +156,7 @@ def _train(options: argparse.Namespace, command: list[str]) -> int:
 def _run(
     options: argparse.Namespace, command: list[str], runs: list[list[Settings]], compares: bool
 ) -> int:
-    records = session.run(runs, command, options.archive, options.verify, options.out)
+    records = session.run(runs, command, prepare.origin(options), options.out)
     files = f"{len(records)} run file" + "s" * (len(records) > 1)
     if compares:
         session.write_comparison(records, options.out)

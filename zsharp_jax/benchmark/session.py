@@ -22,8 +22,7 @@ from zsharp_jax.benchmark.train import planned_steps, train
 def run(
     runs: Sequence[Sequence[Settings]],
     command: Sequence[str],
-    archive: pathlib.Path | None,
-    verify: bool,
+    origin: data.Origin,
     folder: pathlib.Path,
 ) -> list[Record]:
     """Trains all runs, and writes the file of each as soon as it is over.
@@ -31,8 +30,7 @@ def run(
     Args:
         runs: For each method its settings, which differ in their seed alone.
         command: The command that asked for it.
-        archive: The archive of the dataset, where it needs one.
-        verify: Whether the archive must be the official one.
+        origin: Where the dataset may come from.
         folder: Where to write.
 
     Returns:
@@ -44,7 +42,7 @@ def run(
     results.prepare_folder(folder)
     _check_device()
     first = runs[0][0]
-    dataset = data.load(first.dataset, archive, verify)
+    dataset = data.load(first.dataset, origin)
     data_sha256 = dataset.sha256()
     steps_per_epoch = _checked_steps_per_epoch(first, len(dataset.train_images))
     total = sum(planned_steps(s, steps_per_epoch) for s in itertools.chain(*runs))
