@@ -41,7 +41,8 @@ def downloaded(url: str, size: int, folder: pathlib.Path, timeout: float) -> Ite
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             if isinstance(error, OSError) and error.filename == str(part):
                 raise  # it is the disk that failed
-            reason = getattr(error, "reason", None) or error
+            is_answer = isinstance(error, urllib.error.HTTPError)
+            reason = error if is_answer else getattr(error, "reason", None) or error
             raise RequestError(
                 f"cannot download {url}: {reason}; "
                 f"get {name} by other means and put it into {folder}"
