@@ -1,6 +1,5 @@
 """`zsharp-bench prepare` as a user types it, and training on what it has prepared."""
 
-import importlib.util
 import json
 
 import archives
@@ -60,11 +59,12 @@ def test_without_network_or_without_the_extra_one_line_says_what_to_do(
 ):
     options = [command, "--dataset", "cifar100", "--data-dir", tmp_path / "data"]
     options += [] if command == "prepare" else ["--out", tmp_path / "runs"]
+    has_tensorflow_datasets = obtain.has_tensorflow_datasets()
     monkeypatch.setattr(obtain, "EXTRA", ("no_such_package",))
     code, _, (line,) = run(capsys, *options)
     assert code == 2 and 'pip install "zsharp-jax[data]"' in line
-    if importlib.util.find_spec("tensorflow_datasets"):
-        monkeypatch.undo()
+    if has_tensorflow_datasets:
+        monkeypatch.setattr(obtain, "EXTRA", ())
         code, _, errors = run(capsys, *options)
         assert code == 2 and "Traceback" not in "".join(errors)
         for part in ("cannot download http", "cifar-100-binary.tar.gz", "downloads/manual"):

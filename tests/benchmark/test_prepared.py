@@ -8,6 +8,8 @@ import archives
 import numpy as np
 import pytest
 
+pytest.importorskip("array_record")  # of the extra `data`, as are these
+pytest.importorskip("importlib_resources")
 pytest.importorskip("tensorflow_datasets")
 
 import tensorflow_datasets as tfds
