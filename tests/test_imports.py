@@ -11,6 +11,8 @@ import zsharp_jax
 PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
 LAYERS = ["_checks", "_precision", "_order_statistic", "_stack", "_reduce", "_zscore", "_filter"]
 LAYERS += ["_scale", "_ascent"]
+DATASET_LAYERS = ["catalog", "contents", "progress", "download", "archive", "cifar"]
+DATASET_LAYERS += ["tiny_imagenet", "cache", "builders", "prepared", "obtain"]
 
 
 def imported_modules(path):
@@ -47,6 +49,20 @@ def test_imports_run_one_way():
     assert own == {"_placement", "_precision"}  # the step knows no ascent
     for path in (PACKAGE / "models").glob("*.py"):
         assert not any("benchmark" in module for module in imported_modules(path)), path
+
+
+def test_datasets_know_nothing_of_training_and_one_another_one_way():
+    folder = PACKAGE / "benchmark" / "datasets"
+    assert {path.stem for path in folder.glob("*.py")} == {*DATASET_LAYERS, "__init__"}
+    for position, name in enumerate(DATASET_LAYERS):
+        modules = set(imported_modules(folder / f"{name}.py"))
+        own = {module for module in modules if module.startswith("zsharp_jax")}
+        below = {f"zsharp_jax.benchmark.datasets.{layer}" for layer in DATASET_LAYERS[:position]}
+        package = {"zsharp_jax.benchmark.datasets", "zsharp_jax.benchmark.errors"}
+        assert own <= below | package, (name, own)
+        # A machine that has a cache needs NumPy alone.
+        if name not in ("builders", "prepared"):
+            assert not {module.split(".")[0] for module in modules} & {"tensorflow_datasets"}, name
 
 
 def test_every_public_name_is_there_and_documented():

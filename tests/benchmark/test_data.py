@@ -1,16 +1,22 @@
-"""Digits and their split; crops and flips."""
+"""Digits and their split; datasets from an archive; crops and flips."""
 
+import dataclasses
+
+import archives
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zsharp_jax.benchmark import data
 from zsharp_jax.benchmark.augment import augment
-from zsharp_jax.benchmark.data import load
+from zsharp_jax.benchmark.data import Dataset, Origin, load
+from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.settings import DEFAULTS
 
 
 def test_digits_are_split_by_class_and_always_alike():
-    digits, again = load("digits", None, verify=True), load("digits", None, verify=True)
+    digits, again = load("digits", Origin()), load("digits", Origin())
     assert digits.train_images.shape == (1437, 8, 8, 1)
     assert digits.test_images.shape == (360, 8, 8, 1)
     assert digits.train_images.dtype == np.uint8 and digits.train_images.max() == 16
@@ -20,6 +26,49 @@ def test_digits_are_split_by_class_and_always_alike():
         in_test = np.sum(digits.test_labels == label)
         in_all = in_test + np.sum(digits.train_labels == label)
         assert abs(in_test / in_all - 360 / 1797) < 0.005
+
+
+@pytest.mark.parametrize(
+    "name, num_classes, shape",
+    [
+        ("cifar10", 10, (32, 32, 3)),
+        ("cifar100", 100, (32, 32, 3)),
+        ("tiny_imagenet", 200, (64, 64, 3)),
+    ],
+)
+def test_each_dataset_is_loaded_with_its_classes(tmp_path, name, num_classes, shape):
+    path, source = archives.write_official(name, tmp_path)
+    dataset = load(name, Origin(tmp_path / "data", path, verify=False))
+    assert dataset.num_classes == num_classes and dataset.train_images.shape[1:] == shape
+    assert len(dataset.test_images) == len(dataset.test_labels) == source.counts["test"]
+    assert dataset.crop_padding == 4 and dataset.flip
+    assert DEFAULTS[name] == DEFAULTS["cifar10"]
+
+
+def test_the_digest_is_that_of_the_content_and_not_taken_twice(tmp_path, monkeypatch):
+    path, _ = archives.write_official("cifar10", tmp_path)
+    dataset = load("cifar10", Origin(tmp_path / "data", path, verify=False))
+    taken_anew = dataclasses.replace(dataset, known_sha256=None).sha256()
+    monkeypatch.setattr(data.contents, "digest", None)
+    assert dataset.sha256() == taken_anew
+
+
+def test_channel_statistics_are_exact(tmp_path, monkeypatch):
+    path, _ = archives.write_official("cifar10", tmp_path)
+    dataset = load("cifar10", Origin(tmp_path / "data", path, verify=False))
+    images = dataset.train_images.astype(np.float64)
+    for at_once in (5_000, 7):
+        monkeypatch.setattr(data, "_COUNTED_AT_ONCE", at_once)
+        means, stds = dataset.channel_statistics()
+        np.testing.assert_allclose(means, images.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(stds, images.std(axis=(0, 1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_class_count_that_does_not_fit_is_refused(label):
+    images, labels = np.zeros((2, 4, 4, 1), np.uint8), np.array([0, label], np.int32)
+    with pytest.raises(RequestError, match="labels must be 0 to 9 for 10 classes, got"):
+        Dataset(images, labels, images, labels, 10, crop_padding=0, flip=False)
 
 
 IMAGES = jnp.arange(2 * 6 * 6 * 3, dtype=jnp.uint8).reshape(2, 6, 6, 3)

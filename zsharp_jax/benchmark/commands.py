@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import results, session
+from zsharp_jax.benchmark import prepare, results, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import DEFAULTS, OPTIMIZERS, RECIPES, Settings
@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, metavar="N", help="take N steps (default: as --epochs says)"
     )
     train.set_defaults(run=_train)
+
+    prepare.add_parser(commands)
     return parser
 
 
@@ -112,16 +114,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--dataset", default="digits", metavar="NAME",
-        help=f"what to train on: {' or '.join(DEFAULTS)} (default: digits, needs no download)",
+        help=f"what to train on: {', '.join(DEFAULTS)} (default: digits, needs no download)",
     )  # fmt: skip
-    add(
-        "--archive", type=pathlib.Path, metavar="FILE",
-        help="the official archive cifar-10-binary.tar.gz, for cifar10 (default: none)",
-    )  # fmt: skip
-    add(
-        "--no-verify", dest="verify", action="store_false",
-        help="accept an archive whose sha256 is not the official one (default: refuse it)",
-    )  # fmt: skip
+    prepare.add_origin_options(parser)
     add("--model", metavar="NAME", help=f"the network ({_per_dataset('model')})")
     add(
         "--batch-size",
@@ -256,9 +251,7 @@ def _request(options: argparse.Namespace, command: list[str]) -> session.Request
     every = options.checkpoint_every
     if every is not None and every < 1:
         raise RequestError(f"`checkpoint_every` must be at least 1, got {every}")
-    return session.Request(
-        command, options.archive, options.verify, options.out, every, options.resume
-    )
+    return session.Request(command, prepare.origin(options), options.out, every, options.resume)
 
 
 def _told(records: Sequence[Record], folder: pathlib.Path, and_more: str = "") -> int:

@@ -1,13 +1,15 @@
 """The images of the benchmark, as uint8 arrays that fit on the device."""
 
 import dataclasses
-import hashlib
-import pathlib
 
 import numpy as np
 
-from zsharp_jax.benchmark import cifar
+from zsharp_jax.benchmark.datasets import contents
+from zsharp_jax.benchmark.datasets.catalog import SOURCES
+from zsharp_jax.benchmark.datasets.obtain import Origin, obtain
 from zsharp_jax.benchmark.errors import RequestError
+
+_COUNTED_AT_ONCE = 5_000  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Dataset:
         num_classes: How many classes there are.
         crop_padding: By how many black pixels an image is padded before a random crop.
         flip: Whether an image is mirrored at random.
+        known_sha256: What `sha256` gives, where it is known already.
+
+    Raises:
+        RequestError: If a label lies beyond the classes.
     """
 
     train_images: np.ndarray
@@ -31,46 +37,63 @@ class Dataset:
     num_classes: int
     crop_padding: int
     flip: bool
+    known_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for labels in (self.train_labels, self.test_labels):
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise RequestError(
+                    f"labels must be 0 to {self.num_classes - 1} for {self.num_classes} classes, "
+                    f"got {labels.min()} to {labels.max()}"
+                )
 
     def sha256(self) -> str:
         """The digest of all images and labels, whatever archive they came in."""
-        digest = hashlib.sha256()
-        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return self.known_sha256 or contents.digest(
+            (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        )
 
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel of the training images, float32, exact."""
         values, statistics = np.arange(256), []
         for channel in np.moveaxis(self.train_images, -1, 0):
-            share = np.bincount(channel.ravel(), minlength=256) / channel.size
+            counts = np.zeros(256, np.int64)
+            for first in range(0, len(channel), _COUNTED_AT_ONCE):  # for the sake of memory
+                some = channel[first : first + _COUNTED_AT_ONCE]
+                counts += np.bincount(some.ravel(), minlength=256)
+            share = counts / channel.size
             mean = np.sum(share * values)
             statistics.append((mean, np.sqrt(np.sum(share * (values - mean) ** 2))))
         means, stds = np.array(statistics, np.float32).T
         return means, np.where(stds > 0, stds, 1)
 
 
-def load(name: str, archive: pathlib.Path | None, verify: bool) -> Dataset:
-    """Loads a dataset by name.
+def load(name: str, origin: Origin) -> Dataset:
+    """Loads a dataset by name; prepares it first where that has not been done.
 
     Args:
-        name: `digits` or `cifar10`.
-        archive: Where the official archive of `cifar10` lies; `digits` needs none.
-        verify: Whether the archive must have the official checksum.
+        name: `digits`, `cifar10`, `cifar100` or `tiny_imagenet`.
+        origin: Where all but `digits` may come from.
 
     Returns:
         The dataset.
 
     Raises:
-        RequestError: If the archive is missing, damaged or not the official one.
+        RequestError: If it cannot be had.
     """
     if name == "digits":
-        if archive is not None:
+        if origin.archive is not None:
             raise RequestError("digits needs no --archive; for that of cifar10: --dataset cifar10")
         return load_digits()
-    if archive is None:
-        raise RequestError(f"{name} needs --archive {cifar.ARCHIVE}, which is found at {cifar.URL}")
-    return Dataset(**cifar.read_archive(archive, verify), num_classes=10, crop_padding=4, flip=True)
+    source = SOURCES[name]
+    cache = obtain(source, origin)
+    return Dataset(
+        **cache.arrays,
+        num_classes=source.num_classes,
+        crop_padding=4,
+        flip=True,
+        known_sha256=cache.meta["sha256"],
+    )
 
 
 def load_digits() -> Dataset:

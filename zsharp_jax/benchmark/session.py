@@ -27,8 +27,7 @@ class Request:
 
     Attributes:
         command: The command that asked for them.
-        archive: The archive of the dataset, where it needs one.
-        verify: Whether the archive must be the official one.
+        origin: Where the dataset may come from.
         folder: Where to write.
         checkpoint_every: After how many epochs a checkpoint is kept; None for never.
         resume: Whether runs that have finished are taken from their files, and one that was broken
@@ -36,8 +35,7 @@ class Request:
     """
 
     command: Sequence[str]
-    archive: pathlib.Path | None
-    verify: bool
+    origin: data.Origin
     folder: pathlib.Path
     checkpoint_every: int | None = None
     resume: bool = False
@@ -59,7 +57,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     """
     results.prepare_folder(request.folder)
     _check_device()
-    dataset = data.load(runs[0].dataset, request.archive, request.verify)
+    dataset = data.load(runs[0].dataset, request.origin)
     steps_per_epoch = _checked_steps_per_epoch(runs[0], len(dataset.train_images))
     total = sum(planned_steps(settings, steps_per_epoch) for settings in runs)
 

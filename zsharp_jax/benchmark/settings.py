@@ -23,7 +23,10 @@ class Defaults:
 
 DEFAULTS = {
     "digits": Defaults(model="resnet8", epochs=12, batch_size=64),
-    "cifar10": Defaults(model="resnet56", epochs=200, batch_size=256),  # the paper's
+    # the paper's
+    "cifar10": Defaults(model="resnet56", epochs=200, batch_size=256),
+    "cifar100": Defaults(model="resnet56", epochs=200, batch_size=256),
+    "tiny_imagenet": Defaults(model="resnet56", epochs=200, batch_size=256),
 }
 
 
