@@ -6,7 +6,7 @@ import pathlib
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import session
+from zsharp_jax.benchmark import report, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.settings import DEFAULTS, Settings
 
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, metavar="N", help="take N steps (default: as --epochs says)"
     )
     train.set_defaults(run=_train)
+
+    report.add_parser(commands)
     return parser
 
 
