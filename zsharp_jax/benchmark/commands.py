@@ -6,7 +6,7 @@ import pathlib
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import report, session
+from zsharp_jax.benchmark import draw, report, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.settings import DEFAULTS, Settings
 
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     report.add_parser(commands)
+    draw.add_parser(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from zsharp_jax.benchmark import results, tables
+from zsharp_jax.benchmark.cells import escaped
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.rows import rows_of
 from zsharp_jax.benchmark.runs import Run, read_folder
@@ -66,9 +67,10 @@ def markdown(runs: Sequence[Run], skipped: int) -> str:
         skipped: How many files were not.
     """
     rows, repeated = rows_of(runs)
-    lines = ["# Results", "", _summary(runs, skipped), "", tables.NOTE, ""]
+    lines = ["# Results", "", _summary(runs, skipped), ""]
     if rows:
         lines += [*tables.table_1(rows), *tables.table_2(rows)]
+        lines += _listed("How to read the tables", tables.NOTES)
     lines += _listed("Runs that failed or were cut short, in no average", [
         f"{_name(run)}: {_end(run)}" for row in rows for run in row.others
     ])  # fmt: skip
@@ -83,7 +85,7 @@ def _summary(runs: Sequence[Run], skipped: int) -> str:
     for name in ("device", "JAX", "commit"):
         values = sorted({run.origin[name] for run in runs if name in run.origin})
         if values:
-            parts.append(f"{name} {tables.escaped(', '.join(values[:10]))}")
+            parts.append(f"{name} {escaped(', '.join(values[:10]))}")
     return "; ".join(parts) + "."
 
 
@@ -93,10 +95,10 @@ def _listed(title: str, items) -> list[str]:
 
 
 def _name(run: Run) -> str:
-    return tables.escaped(f"{run.path.name} ({run.method}, seed {run.seed})")
+    return escaped(f"{run.path.name} ({run.method}, seed {run.seed})")
 
 
 def _end(run: Run) -> str:
     status = "cut short" if run.status == "finished" else run.status
     error = f": {run.error}" if run.error else ""
-    return tables.escaped(f"{status} after {run.steps} of {run.planned_steps} steps{error}")
+    return escaped(f"{status} after {run.steps} of {run.planned_steps} steps{error}")

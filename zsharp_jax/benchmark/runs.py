@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -13,19 +12,21 @@ from typing import Any
 import numpy as np
 
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.fields import (
+    DamagedError,
+    brief,
+    curve,
+    dictionary,
+    integer,
+    number,
+    setting,
+    word,
+)
 from zsharp_jax.benchmark.paper import Value
 from zsharp_jax.benchmark.results import FORMAT
 
 NEEDED_CURVES = ("train_loss", "sharp_loss", "perturbation_norm", "test_accuracy")
 _MOST_BYTES = 2**24  # some hundred times what 200 epochs take
-_LARGEST = 1e39  # beyond float32; sums and squares of such numbers are still float64
-_MOST_STEPS = 2**40
-_NAME = re.compile(r"[\w.+-]{1,80}", re.ASCII)
-_TEXT = re.compile(r"[\w.,:+/() -]{0,80}", re.ASCII)
-
-
-class DamagedError(Exception):
-    """A file is no whole run file, said in one line."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Run:
         method: What was trained.
         seed: The seed.
         settings: All other settings that are not None, whatever they are called, and with them
-            `data`, the start of the digest of the images, and `steps_per_epoch`.
+            `data_sha256`, the start of that of the images, and `steps_per_epoch`.
         status: `finished`, or how else it ended.
         error: Why it failed, or None.
         steps: How many steps it took.
@@ -133,70 +134,50 @@ def _refuse_constant(name: str) -> float:
 def _run(path: pathlib.Path, record: Any) -> Run:
     if not isinstance(record, dict) or "format" not in record:
         raise DamagedError("not a run file: it has no `format`")
-    if _integer(record, "format") != FORMAT:
-        raise DamagedError(f"`format` must be {FORMAT}, got {_brief(record['format'])}")
-    settings = _dictionary(record, "settings")
-    steps_per_epoch, steps = _integer(record, "steps_per_epoch", 1), _integer(record, "steps")
+    if integer(record, "format") != FORMAT:
+        raise DamagedError(f"`format` must be {FORMAT}, got {brief(record['format'])}")
+    settings = dictionary(record, "settings")
+    steps_per_epoch, steps = integer(record, "steps_per_epoch", 1), integer(record, "steps")
     error = record.get("error")
     run = Run(
         path,
-        dataset=_name(settings, "dataset"),
-        model=_name(settings, "model"),
-        method=_name(settings, "method"),
-        seed=_integer(settings, "seed"),
+        dataset=word(settings, "dataset"),
+        model=word(settings, "model"),
+        method=word(settings, "method"),
+        seed=integer(settings, "seed"),
         settings={
             **_other_settings(settings),
-            "data": _name(record, "data_sha256")[:8],
+            "data_sha256": word(record, "data_sha256")[:12],
             "steps_per_epoch": steps_per_epoch,
         },
-        status=_name(record, "status"),
+        status=word(record, "status"),
         error=error[:200] if isinstance(error, str) else None,
         steps=steps,
         planned_steps=_planned_steps(settings, steps_per_epoch),
-        curves=_curves(record),
+        curves={name: curve(dictionary(record, "curves"), name) for name in NEEDED_CURVES},
         origin=_origin(record),
     )
-    _check_length(run, steps_per_epoch, _dictionary(record, "final"))
+    _check_length(run, steps_per_epoch, dictionary(record, "final"))
     return run
 
 
 def _planned_steps(settings: dict[str, Any], steps_per_epoch: int) -> int:
     if settings.get("steps") is not None:
-        return _integer(settings, "steps", 1)
-    return _integer(settings, "epochs", 1) * steps_per_epoch
+        return integer(settings, "steps", 1)
+    return integer(settings, "epochs", 1) * steps_per_epoch
 
 
 def _other_settings(settings: dict[str, Any]) -> dict[str, Value]:
-    others = {}
-    for name, value in settings.items():
-        if not _NAME.fullmatch(name):
-            raise DamagedError(f"a setting must be named by a word, got {_brief(name)}")
-        if isinstance(value, str) and not _TEXT.fullmatch(value):
-            raise DamagedError(f"`{name}` must be a short text, got {_brief(value)}")
-        if value is not None and not isinstance(value, str | bool):
-            _number(value, name)
-        if value is not None and name not in ("dataset", "model", "method", "seed"):
-            others[name] = value
-    return others
-
-
-def _curves(record: dict[str, Any]) -> dict[str, np.ndarray]:
-    curves = _dictionary(record, "curves")
-    for name in NEEDED_CURVES:
-        if not isinstance(curves.get(name), list):
-            raise DamagedError(f"`curves.{name}` must be a list, got {_brief(curves.get(name))}")
-        for value in curves[name]:
-            if _number(value, f"curves.{name}") < 0:
-                raise DamagedError(f"`curves.{name}` must be at least 0, got {value}")
-    if max(curves["test_accuracy"], default=0) > 1:
-        raise DamagedError(
-            f"`curves.test_accuracy` must be at most 1, got {max(curves['test_accuracy'])}"
-        )
-    return {name: np.array(curves[name], float) for name in NEEDED_CURVES}
+    checked = {name: setting(settings, name) for name in settings}
+    return {
+        name: value
+        for name, value in checked.items()
+        if value is not None and name not in ("dataset", "model", "method", "seed")
+    }
 
 
 def _check_length(run: Run, steps_per_epoch: int, final: dict[str, Any]) -> None:
-    lengths = {len(curve) for curve in run.curves.values()}
+    lengths = {len(values) for values in run.curves.values()}
     most = math.ceil(run.steps / steps_per_epoch)
     if len(lengths) > 1 or max(lengths) > most:
         raise DamagedError(f"its curves must have {most} values each, got {sorted(lengths)}")
@@ -204,9 +185,9 @@ def _check_length(run: Run, steps_per_epoch: int, final: dict[str, Any]) -> None
         return
     if lengths != {most}:
         raise DamagedError(f"its curves must have {most} values each, got {max(lengths)}")
-    for name, curve in run.curves.items():
-        if _number(final.get(name), f"final.{name}") != curve[-1]:
-            raise DamagedError(f"`final.{name}` must be {curve[-1]}, the last of its curve")
+    for name, values in run.curves.items():
+        if number(final.get(name), f"final.{name}") != values[-1]:
+            raise DamagedError(f"`final.{name}` must be {values[-1]}, the last of its curve")
 
 
 def _origin(record: dict[str, Any]) -> dict[str, str]:
@@ -224,41 +205,3 @@ def _origin(record: dict[str, Any]) -> dict[str, str]:
         for name, value in found.items()
         if isinstance(value, str)
     }
-
-
-def _dictionary(record: dict[str, Any], name: str) -> dict[str, Any]:
-    value = record.get(name)
-    if not isinstance(value, dict):
-        raise DamagedError(f"`{name}` must be an object, got {_brief(value)}")
-    return value
-
-
-def _name(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise DamagedError(f"`{name}` must be a word, got {_brief(value)}")
-    return value
-
-
-def _integer(record: dict[str, Any], name: str, least: int = 0) -> int:
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST_STEPS:
-        raise DamagedError(f"`{name}` must be an integer from {least} up, got {_brief(value)}")
-    return value
-
-
-def _number(value: Any, name: str) -> int | float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) < _LARGEST:
-        raise DamagedError(f"`{name}` must be a finite number of float32, got {_brief(value)}")
-    return value
-
-
-def _brief(value: Any) -> str:
-    """Enough of a value to recognise it, whatever its size."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, int) and abs(value) >= _LARGEST:
-        return "a huge integer"
-    text = json.dumps(value)  # escapes what does not belong on a terminal
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,32 +1,33 @@
 """The paper's tables 1 and 2 as Markdown, with what the paper reports beside what we found."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from zsharp_jax.benchmark import paper
-from zsharp_jax.benchmark.paper import Measure, Published
+from zsharp_jax.benchmark.cells import BESIDE_PAPER, RESULTS, results_of
+from zsharp_jax.benchmark.paper import Published, Value
 from zsharp_jax.benchmark.rows import Row, own_settings, shared_settings, told
 
-_RESULTS = (
-    "seeds", "test acc. %", "paper", "diff. / std",
-    "clean loss", "sharp loss", "paper", "diff. / std", "‖ε‖",
-)  # fmt: skip
-_TABLE_1 = ("network", "method", "settings", *_RESULTS)
-_TABLE_2 = ("method", "Q_p", "settings", *_RESULTS)
+_TABLE_1 = ("network", "method", "settings", *RESULTS)
+_TABLE_2 = ("method", "Q_p", "settings", *RESULTS)
+_WORDS = 3  # columns to the left
 _THE_PAPERS = "the paper's"
 
-NOTE = (
+Settings = Mapping[str, Value]
+
+NOTES = (
     "Mean ± sample std over seeds of what the last epoch ends with: accuracy on all test images; "
     "clean loss at w and sharp loss at w + ε on augmented training images; ‖ε‖, the mean length of "
-    "the perturbation. Only runs that went to their end count, and only runs that differ in "
-    "nothing but their seed share a row. *paper* is what the paper reports, set beside rows with "
-    "the paper's settings alone (200 epochs, batch 256, learning rate 1e-3 times 0.75 every 10 "
-    "epochs, weight decay 5e-5, rho 0.05, all training images); where there is no such row, it has "
-    "one of its own, without a result of ours. *diff. / std* is ours less the paper's in units of "
-    "the larger of both stds. The paper's train loss stands beside the sharp loss: that is the "
-    "one the authors' code logs, except for AdamW, where both are the clean loss. The paper's "
-    "ZSharp stands beside `zsharp`, which is what its text describes, and beside "
-    "`zsharp_reference`, which is what the authors' code does."
+    "the perturbation.",
+    "Runs share a row where nothing but their seed differs. Those that failed or were cut short "
+    "are counted in brackets and are in no average.",
+    "*paper* stands beside rows with the paper's settings alone: 200 epochs, batch 256, learning "
+    "rate 1e-3 times 0.75 every 10 epochs, weight decay 5e-5, rho 0.05, all training images. Where "
+    "we have no such row, it has one of its own, with our cells empty.",
+    "*diff. / std* is ours less the paper's, in units of the larger of both stds.",
+    "The paper's train loss stands beside the sharp loss, which is what the authors' code logs for "
+    "all methods but AdamW, where both are the clean loss.",
+    "The paper's ZSharp stands beside `zsharp`, which is what its text describes, and beside "
+    "`zsharp_reference`, which is what the authors' code does.",
 )
 
 
@@ -36,15 +37,18 @@ def table_1(rows: Sequence[Row]) -> list[str]:
     for dataset in _distinct(row.dataset for row in rows):
         its_rows = [row for row in rows if row.dataset == dataset]
         shared = shared_settings(its_rows)
-        lines += [f"### {dataset}", "", f"All of our rows: {told(shared) or 'nothing'}.", ""]
-        lines += _header(_TABLE_1, words=3)
-        for network in _networks(dataset, its_rows):
-            for method in _methods(dataset, network, its_rows):
-                of_cell = [row for row in its_rows if (row.model, row.method) == (network, method)]
-                published = paper.published(dataset, network, method)
-                for cells in _cell_rows(of_cell, shared, published, also_departing=set()):
-                    lines.append(_line((network, method, *cells)))
-        lines.append("")
+        table = [
+            (network, method, *cells)
+            for network in _networks(dataset, its_rows)
+            for method in _methods(dataset, network, its_rows)
+            for cells in _cell_rows(
+                method,
+                [row for row in its_rows if (row.model, row.method) == (network, method)],
+                shared,
+                paper.published(dataset, network, method),
+            )
+        ]
+        lines += [f"### {dataset}", "", _in_all_rows(shared), "", *_table(_TABLE_1, table), ""]
     return lines
 
 
@@ -53,39 +57,65 @@ def table_2(rows: Sequence[Row]) -> list[str]:
     lines = ["## Table 2: the quantile Q_p", ""]
     pairs = [pair for pair in _distinct((r.dataset, r.model) for r in rows) if _has_2(pair, rows)]
     for dataset, network in pairs:
-        its_rows = [row for row in rows if (row.dataset, row.model) == (dataset, network)]
-        methods = _methods(dataset, network, its_rows)
-        its_rows = [row for row in its_rows if _is_in_table_2(row.method)]
+        its_rows = [
+            row
+            for row in rows
+            if (row.dataset, row.model) == (dataset, network) and _is_in_table_2(row.method)
+        ]
         shared = shared_settings(its_rows)
         shared.pop("quantile", None)  # has a column of its own
-        lines += [f"### {network} on {dataset}", ""]
-        lines += [f"All of our rows: {told(shared) or 'nothing'}.", ""]
-        lines += _header(_TABLE_2, words=3)
-        for method in filter(_is_in_table_2, methods):
-            of_method = [row for row in its_rows if row.method == method]
-            lines += _quantile_lines(dataset, network, method, of_method, shared)
-        lines.append("")
+        table = [
+            (method, *cells)
+            for method in _methods(dataset, network, its_rows)
+            if _is_in_table_2(method)
+            for cells in _quantile_rows(
+                dataset, network, method, [row for row in its_rows if row.method == method], shared
+            )
+        ]
+        lines += [f"### {network} on {dataset}", "", _in_all_rows(shared), ""]
+        lines += [*_table(_TABLE_2, table), ""]
     return lines if pairs else [*lines, "No network was trained at more than one Q_p.", ""]
 
 
-def _quantile_lines(
-    dataset: str, network: str, method: str, rows: Sequence[Row], shared: dict
-) -> list[str]:
+def _in_all_rows(shared: Settings) -> str:
+    return f"All of our rows: {told(shared)}." if shared else "No setting is that of all our rows."
+
+
+def _quantile_rows(
+    dataset: str, network: str, method: str, rows: Sequence[Row], shared: Settings
+) -> Iterator[tuple[str, ...]]:
+    """Q_p, settings and results of each row of one method."""
     if not paper.is_filtered(method):
-        published = paper.published(dataset, network, method)
-        found = _cell_rows(rows, {**shared, "quantile": None}, published, also_departing=set())
-        return [_line((method, "N/A", *cells)) for cells in found]
-    lines = []
-    quantiles = {row.settings.get("quantile") for row in rows}.union(paper.QUANTILES)
-    for quantile in sorted((q for q in quantiles if isinstance(q, float)), reverse=True):
+        if rows and "quantile" in shared_settings(rows):  # has no use for it
+            shared = {**shared, "quantile": None}
+        for cells in _cell_rows(method, rows, shared, paper.published(dataset, network, method)):
+            yield ("N/A", *cells)
+        return
+    own = {_number(row.settings.get("quantile")) for row in rows}
+    wanted = paper.QUANTILES if method == "zsharp" or len(own) > 1 else ()
+    for quantile in sorted(own.union(wanted), reverse=True):
         found = _cell_rows(
-            [row for row in rows if row.settings.get("quantile") == quantile],
+            method,
+            [row for row in rows if _number(row.settings.get("quantile")) == quantile],
             {**shared, "quantile": quantile},
             paper.published(dataset, network, method, quantile),
-            also_departing={"quantile"},
+            departing={"quantile"},
         )
-        lines += [_line((method, f"{quantile:.2f}".rstrip(), *cells)) for cells in found]
-    return lines
+        for cells in found or [("", *results_of(None, None))]:
+            yield (_told_quantile(quantile), *cells)
+
+
+def _number(quantile: Value) -> float:
+    """Q_p, or -1 where a file has none that is a number."""
+    if isinstance(quantile, bool) or not isinstance(quantile, int | float):
+        return -1.0
+    return float(quantile)
+
+
+def _told_quantile(quantile: float) -> str:
+    if quantile < 0:
+        return "not given"
+    return f"{quantile:.2f}" if round(quantile, 2) == quantile else f"{quantile}"
 
 
 def _has_2(pair: tuple[str, str], rows: Sequence[Row]) -> bool:
@@ -118,81 +148,40 @@ def _methods(dataset: str, network: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _cell_rows(
-    rows: Sequence[Row], shared: dict, published: Published | None, also_departing: set[str]
+    method: str,
+    rows: Sequence[Row],
+    shared: Settings,
+    published: Published | None,
+    departing: Collection[str] = (),
 ) -> list[tuple[str, ...]]:
-    """Settings and results of each row of one cell, and of the paper where no row is like it."""
-    like_paper = [row for row in rows if set(row.departures) <= also_departing]
+    """Settings and results of each row of one cell, and of the paper where no row is like it.
+
+    Args:
+        method: What the cell is about.
+        rows: What we have of it.
+        shared: The settings that need not be told.
+        published: What the paper has of it.
+        departing: Settings that may depart from the paper's, since the cell is about them.
+    """
+    like_paper = [row for row in rows if set(row.departures) <= set(departing)]
     lines = []
-    if published and not like_paper:
-        lines.append((_THE_PAPERS, *_results(None, published)))
+    if published and not like_paper and method in paper.METHODS:
+        lines.append((_THE_PAPERS, *results_of(None, published)))
     for row in rows:
         beside = published if row in like_paper else None
-        lines.append((told(own_settings(row, shared)), *_results(row, beside)))
+        lines.append((told(own_settings(row, shared)), *results_of(row, beside)))
     return lines
 
 
-def _results(row: Row | None, published: Published | None) -> tuple[str, ...]:
-    def found(curve: str) -> Measure | None:
-        return row.measure(curve) if row else None
-
-    accuracy, sharp = found("test_accuracy"), found("sharp_loss")
-    norm = found("perturbation_norm")
-    return (
-        _seeds(row) if row else "0",
-        _percent(accuracy),
-        _percent(published and published.accuracy),
-        difference(accuracy, published and published.accuracy),
-        _loss(found("train_loss")),
-        _loss(sharp),
-        _loss(published and published.train_loss),
-        difference(sharp, published and published.train_loss),
-        "" if norm is None else f"{norm.mean:#.3g}" if norm.mean else "0",
-    )
-
-
-def difference(ours: Measure | None, theirs: Measure | None) -> str:
-    """Ours less theirs in units of the larger std, as far as there is one."""
-    if ours is None or theirs is None:
-        return ""
-    unit = max(ours.std or 0, theirs.std or 0)
-    return f"{(ours.mean - theirs.mean) / unit:+.1f}" if unit else ""
-
-
-def _seeds(row: Row) -> str:
-    failed = sum(run.status == "failed" for run in row.others)
-    short = len(row.others) - failed
-    marks = [f"{n} {kind}" for n, kind in ((failed, "failed"), (short, "cut short")) if n]
-    return f"{len(row.whole)} ({', '.join(marks)})" if marks else str(len(row.whole))
-
-
-def _percent(measure: Measure | None) -> str:
-    if measure is None:
-        return ""
-    std = "" if measure.std is None else f" ± {100 * measure.std:.2f}"
-    return f"{100 * measure.mean:.2f}{std}"
-
-
-def _loss(measure: Measure | None) -> str:
-    if measure is None:
-        return ""
-    digits = ".4f" if max(measure.mean, measure.std or 0) < 1000 else ".3e"
-    std = "" if measure.std is None else f" ± {measure.std:{digits}}"
-    return f"{measure.mean:{digits}}{std}"
-
-
-def _header(names: Sequence[str], words: int) -> list[str]:
-    return [_line(names), _line(["---"] * words + ["---:"] * (len(names) - words))]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; without the paper's columns where the paper has nothing to say."""
+    beside_paper = [i for i, name in enumerate(names) if name in BESIDE_PAPER]
+    if not any(row[i] for row in rows for i in beside_paper):
+        names = [name for i, name in enumerate(names) if i not in beside_paper]
+        rows = [[cell for i, cell in enumerate(row) if i not in beside_paper] for row in rows]
+    rule = ["---"] * _WORDS + ["---:"] * (len(names) - _WORDS)
+    return ["| " + " | ".join(cells) + " |" for cells in (names, rule, *rows)]
 
 
 def _distinct(names: Iterable) -> list:
     return list(dict.fromkeys(names))
-
-
-def escaped(text: str) -> str:
-    """Text from outside, so that Markdown shows it as it is and in one line."""
-    visible = "".join(c if c.isprintable() else "?" for c in text)
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", visible)
