@@ -9,6 +9,7 @@ from zsharp_jax.benchmark import paper
 from zsharp_jax.benchmark.paper import Measure, Value
 from zsharp_jax.benchmark.runs import Run
 
+_LIKE_NO_TEXT = ("True", "False", "None")
 _METHODS = (*paper.METHODS, "zsharp_reference")  # the rest follows by name
 
 
@@ -94,7 +95,13 @@ def own_settings(row: Row, shared: Mapping[str, Value]) -> dict[str, Value]:
 
 def told(settings: Mapping[str, Value]) -> str:
     """Settings in words: `epochs 12, rho 0.05`."""
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
+
+
+def _shown(value: Value) -> str:
+    """A text that could be taken for something else is in quotes."""
+    is_plain = not isinstance(value, str) or (value[:1].isalpha() and value not in _LIKE_NO_TEXT)
+    return f"{value}" if is_plain else f'"{value}"'
 
 
 def _key(settings: Mapping[str, Value]) -> tuple:

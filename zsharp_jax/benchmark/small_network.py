@@ -91,14 +91,17 @@ def train(
         epochs: How many passes over the training images.
         learning_rate: Of AdamW.
     """
+    (images, labels), _ = digits()
     optimizer = optax.adamw(learning_rate)
-    step = sam_step(loss_fn, optimizer, ascent)  # compiled once, for all seeds
+    epoch = _epoch_of(sam_step(loss_fn, optimizer, ascent))  # compiled once, for all seeds
     all_params, all_told = [], []
     for seed in seeds:
         state = init_state(init_params(seed), optimizer, ascent)
         random, told = np.random.default_rng(seed), []
         for _ in range(epochs):
-            state, means = _epoch(step, state, random)
+            order = random.permutation(len(labels))
+            batches = order[: len(order) // BATCH_SIZE * BATCH_SIZE].reshape(-1, BATCH_SIZE)
+            state, means = epoch(state, images[batches], labels[batches])
             told.append((*means, accuracy(state.params)))
         all_params.append(state.params)
         all_told.append(told)
@@ -107,17 +110,20 @@ def train(
     return Trained(all_params, dict(zip(names, columns, strict=True)))
 
 
-def _epoch(
-    step: Callable[..., tuple[SamState, SamInfo]], state: SamState, random: np.random.Generator
-) -> tuple[SamState, np.ndarray]:
-    """A pass over the training images, and the means of what its steps tell."""
-    (images, labels), _ = digits()
-    order = random.permutation(len(labels))
-    steps, told = len(order) // BATCH_SIZE, []
-    for rows in order[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE):
-        state, info = step(state, images[rows], labels[rows])
-        told.append((info.loss, info.sharp_loss, info.perturbation_norm))
-    return state, np.mean(np.array(told, float), axis=0)
+def _epoch_of(
+    step: Callable[..., tuple[SamState, SamInfo]],
+) -> Callable[..., tuple[SamState, tuple[jax.Array, ...]]]:
+    """Steps through batches, and tells the means of what the steps tell."""
+
+    def one_step(state, batch):
+        state, info = step(state, *batch)
+        return state, (info.loss, info.sharp_loss, info.perturbation_norm)
+
+    def epoch(state, images, labels):
+        state, told = jax.lax.scan(one_step, state, (images, labels))
+        return state, tuple(map(jnp.mean, told))
+
+    return jax.jit(epoch)
 
 
 @jax.jit
