@@ -49,6 +49,30 @@ def test_imports_run_one_way():
         assert not any("benchmark" in module for module in imported_modules(path)), path
 
 
+# From run files to a report: each imports those before it, and none of them what trains.
+REPORT_LAYERS = [
+    "errors",
+    "paper",
+    "results",
+    "fields",
+    "runs",
+    "rows",
+    "cells",
+    "tables",
+    "report",
+]
+
+
+def test_a_report_is_made_of_run_files_alone():
+    for position, name in enumerate(REPORT_LAYERS):
+        path = PACKAGE / "benchmark" / f"{name}.py"
+        modules = {m for m in imported_modules(path) if m.startswith("zsharp_jax.benchmark.")}
+        own = {module.split(".")[2] for module in modules}
+        if name != "results":  # which also writes what was trained
+            assert own <= set(REPORT_LAYERS[:position]), (name, own)
+        assert "matplotlib" not in {m.split(".")[0] for m in imported_modules(path)}, name
+
+
 def test_every_public_name_is_there_and_documented():
     names = {
         "SamInfo", "SamState", "asam", "friendly_sam", "init_state", "sam", "sam_step",

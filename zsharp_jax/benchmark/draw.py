@@ -161,6 +161,6 @@ def _points(picture: Picture) -> dict[str, list[run_figures.Point]]:
     for row in picture.rows:
         norm, accuracy = row.measure("perturbation_norm"), row.measure("test_accuracy")
         if norm and accuracy:
-            point = run_figures.Point(f"{row.settings.get('rho')}", norm, accuracy)
+            point = run_figures.Point(f"rho {row.settings.get('rho')}", norm, accuracy)
             points.setdefault(row.method, []).append(point)
     return points

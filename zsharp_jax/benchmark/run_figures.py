@@ -75,10 +75,7 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     if any(point.norm.mean for its_points in points.values() for point in its_points):
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
-    axes.set(
-        xlabel="‖ε‖, mean over the last epoch; beside each point its rho",
-        ylabel="test accuracy (%)",
-    )
+    axes.set(xlabel="‖ε‖, mean over the last epoch", ylabel="test accuracy (%)")
     _tidy(axes)
     figure.legend(frameon=False, loc="outside right center")
     figure.suptitle(title)
