@@ -58,7 +58,7 @@ def measure(parameters: float, turns: int) -> dict:
     return {
         "parameters": LAYERS * side**2,
         "seconds": side_by_side.time_in_turn(contenders, turns, float("inf")),
-        "temporary_bytes": filters["layer"].memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": side_by_side.temporary_bytes(filters["layer"]),
     }
 
 

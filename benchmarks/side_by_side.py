@@ -48,6 +48,14 @@ def time_in_turn(
     return seconds
 
 
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    """How much memory a compiled function takes beside what goes in and comes out."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise RuntimeError("this backend does not tell how much memory a compiled function takes")
+    return analysis.temp_size_in_bytes
+
+
 def ratio(seconds: Seconds, name: str, over: str) -> float:
     """The median over common turns of the seconds of `name` over those of `over`."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[over], strict=False))

@@ -102,7 +102,7 @@ class Running:
         started = time.perf_counter()
         self._step = jax.jit(step, donate_argnums=0).lower(state, *inputs).compile()
         self.compile_seconds = time.perf_counter() - started
-        self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+        self.temporary_bytes = side_by_side.temporary_bytes(self._step)
         self._state, self._inputs = state, inputs
 
     def run(self) -> Any:

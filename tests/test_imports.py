@@ -65,6 +65,30 @@ def test_datasets_know_nothing_of_training_and_one_another_one_way():
             assert not {module.split(".")[0] for module in modules} & {"tensorflow_datasets"}, name
 
 
+# From run files to a report: each imports those before it, and none of them what trains.
+REPORT_LAYERS = [
+    "errors",
+    "paper",
+    "results",
+    "fields",
+    "runs",
+    "rows",
+    "cells",
+    "tables",
+    "report",
+]
+
+
+def test_a_report_is_made_of_run_files_alone():
+    for position, name in enumerate(REPORT_LAYERS):
+        path = PACKAGE / "benchmark" / f"{name}.py"
+        modules = {m for m in imported_modules(path) if m.startswith("zsharp_jax.benchmark.")}
+        own = {module.split(".")[2] for module in modules}
+        if name != "results":  # which also writes what was trained
+            assert own <= set(REPORT_LAYERS[:position]), (name, own)
+        assert "matplotlib" not in {m.split(".")[0] for m in imported_modules(path)}, name
+
+
 def test_every_public_name_is_there_and_documented():
     names = {
         "SamInfo", "SamState", "asam", "friendly_sam", "init_state", "sam", "sam_step",

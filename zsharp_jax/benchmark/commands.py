@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import prepare, results, session
+from zsharp_jax.benchmark import draw, prepare, report, results, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import DEFAULTS, OPTIMIZERS, RECIPES, Settings
@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     prepare.add_parser(commands)
+    report.add_parser(commands)
+    draw.add_parser(commands)
     return parser
 
 

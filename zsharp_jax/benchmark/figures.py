@@ -1,11 +1,12 @@
-"""The picture of a comparison."""
+"""The picture of a comparison, and what all pictures have in common."""
 
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from matplotlib import ticker
+from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
 
 from zsharp_jax.benchmark.results import Record
@@ -30,7 +31,8 @@ def draw_curves(records: Sequence[Record]) -> bytes:
     for axes, (curve, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         for method, colour in zip(methods, itertools.cycle(COLOURS)):
             runs = [r["curves"][curve] for r in finished if r["settings"]["method"] == method]
-            _draw_band(axes, np.array(runs), method, colour, scale=100 if "%" in label else 1)
+            scale = 100 if "%" in label else 1
+            draw_band(axes, np.array(runs), method=method, colour=colour, scale=scale)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
@@ -50,15 +52,35 @@ def draw_curves(records: Sequence[Record]) -> bytes:
             f"{settings['model']} on {settings['dataset']}: "
             + (f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed")
         )
+    return rendered(figure, "png")
+
+
+def rendered(figure: Figure, kind: Literal["png", "svg"], dpi: int = 150) -> bytes:
+    """The content of a file, the same for the same picture: it tells neither date nor version."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
+    nameless = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with rc_context({"svg.hashsalt": "zsharp"}):
+        figure.savefig(image, format=kind, dpi=dpi, metadata=nameless)
     return image.getvalue()
 
 
-def _draw_band(axes, runs: np.ndarray, method: str, colour: str, scale: float) -> None:
+def draw_band(
+    axes, runs: np.ndarray, *, method: str, colour: str, scale: float = 1, line: str = "-"
+) -> None:
+    """Draws a mean over seeds, and ± their sample std as a band.
+
+    Args:
+        axes: Where to draw.
+        runs: What to draw, of shape (seeds, epochs).
+        method: What the legend calls it.
+        colour: Of line and band.
+        scale: What to multiply with.
+        line: The style of the line.
+    """
     epochs, runs = np.arange(1, runs.shape[1] + 1), scale * runs
     mean = runs.mean(axis=0)
-    axes.plot(epochs, mean, color=colour, label=method, marker="o" if len(epochs) == 1 else None)
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, mean, color=colour, linestyle=line, label=method, marker=marker)
     if len(runs) > 1:
         std = runs.std(axis=0, ddof=1)
         low = np.maximum(mean - std, runs.min(axis=0) / 2)  # above 0, for a logarithmic axis

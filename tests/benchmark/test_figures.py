@@ -1,0 +1,167 @@
+"""`zsharp-bench figures`: pictures of run files, and of what the filter keeps."""
+
+import io
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+import run_files
+from matplotlib import image
+from run_files import DIGITS, change
+
+from zsharp_jax import zscore_filter, zsharp
+from zsharp_jax.benchmark import draw, filter_figure, results, run_figures, small_network
+from zsharp_jax.benchmark.cli import main
+from zsharp_jax.benchmark.figures import rendered
+from zsharp_jax.benchmark.rows import rows_of
+from zsharp_jax.benchmark.runs import read_folder
+
+
+def exit_code(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def pictures_of(folder):
+    """Names and lines of the pictures of train losses, and names of those of accuracies."""
+    rows, _ = rows_of(read_folder(folder)[0])
+    losses = {picture.name: list(draw._curves(picture)) for picture in draw._loss_pictures(rows)}
+    return losses, [picture.name for picture in draw._accuracy_pictures(rows)]
+
+
+def write_study(folder):
+    """Two radii of two methods, one of a third, and bare AdamW; one run has failed."""
+    for seed in (0, 1):
+        for rho in (0.05, 0.1):
+            for method, norm in (("sam", rho), ("zsharp", rho)):
+                settings = change(DIGITS, method=method, seed=seed, rho=rho)
+                run_files.write(folder, settings, 0.9 + 0.01 * seed, 0.1, 0.2, norm)
+        run_files.write(folder, change(DIGITS, method="asam", rho=0.5, seed=seed), 0.9)
+        run_files.write(folder, change(DIGITS, method="adamw", seed=seed), 0.9, 0.1, 0.1, 0.0)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A study, its pictures, and the same once more."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    files = []
+    for out in (folder / "once", folder / "twice"):
+        assert exit_code("figures", folder, "--out", out) == 0
+        files.append({path.name: path.read_bytes() for path in out.iterdir()})
+    return files
+
+
+def test_figures_are_valid_and_the_same_bytes_twice(drawn):
+    once, twice = drawn
+    assert once == twice
+    assert {name.rsplit(".", 1)[0] for name in once} == {
+        "filter", "accuracy-digits-resnet8", "train_loss-digits-resnet8-rho_0.05",
+        "train_loss-digits-resnet8-rho_0.1",
+    }  # fmt: skip
+    assert len(once) == 8
+    for name, content in once.items():
+        if name.endswith(".png"):
+            pixels = image.imread(io.BytesIO(content))
+            assert min(pixels.shape[:2]) > 500 and pixels.std() > 0.01
+        else:
+            root = xml.etree.ElementTree.fromstring(content)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"dc:date" not in content and b"matplotlib.org" not in content.lower()
+
+
+def test_a_picture_for_each_radius_has_one_line_per_method(tmp_path):
+    write_study(tmp_path)
+    losses, accuracies = pictures_of(tmp_path)
+    assert losses == {
+        f"train_loss-digits-resnet8-rho_{rho}": [
+            "adamw (rho 0.05)", f"sam (rho {rho})", "asam (rho 0.5)", f"zsharp (rho {rho})",
+        ]
+        for rho in (0.05, 0.1)
+    }  # fmt: skip
+    assert accuracies == ["accuracy-digits-resnet8"]
+
+
+def test_runs_that_differ_in_more_than_the_radius_have_pictures_of_their_own(tmp_path):
+    for epochs in (3, 4):
+        run_files.write(tmp_path, change(DIGITS, epochs=epochs))
+    run_files.write(tmp_path, change(DIGITS, model="resnet20"))
+    losses, accuracies = pictures_of(tmp_path)
+    assert losses == {
+        "train_loss-digits-resnet20": ["sam"],
+        "train_loss-digits-resnet8-epochs_3": ["sam"],
+        "train_loss-digits-resnet8-epochs_4": ["sam"],
+    }
+    assert len(accuracies) == 3
+
+
+def test_names_of_files_are_short_and_no_two_are_the_same(tmp_path):
+    for value in ("a b", "a/b", "x" * 80):
+        run_files.write(tmp_path, DIGITS, extra={"note": value, "y" * 80: value})
+    losses, _ = pictures_of(tmp_path)
+    assert len(losses) == 3 and all(len(name) < 200 and "/" not in name for name in losses)
+
+
+def test_what_is_not_whole_is_not_drawn_and_what_is_damaged_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(filter_figure, "draw_example", draw.Figure)
+    made = run_files.record(DIGITS, name="short")
+    results.write_record(tmp_path, run_files.cut_short(made, 1, status="failed"))
+    (tmp_path / "bad.json").write_text("{}")
+    assert exit_code("figures", tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"zsharp-bench: skipped {tmp_path}/bad.json: not a run file")
+    assert printed.out == f"Written to {tmp_path}: 1 picture, PNG and SVG\n"
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png", ".svg"}
+
+
+@pytest.mark.parametrize("loss, norm", [(0.0, 0.0), (5e-324, 5e-324), (3e38, 1e-30), (1, 3e38)])
+def test_any_finite_figures_are_drawn(loss, norm, tmp_path, monkeypatch):
+    monkeypatch.setattr(filter_figure, "draw_example", draw.Figure)
+    for seed in (0, 1):
+        run_files.write(tmp_path, change(DIGITS, seed=seed), 1.0 * seed, loss, loss, norm)
+    assert exit_code("figures", tmp_path) == 0  # a warning would be an error here
+
+
+def test_too_many_pictures_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(draw, "MOST_PICTURES", 2)
+    for epochs in (3, 4, 5):
+        run_files.write(tmp_path, change(DIGITS, epochs=epochs))
+    assert exit_code("figures", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "`FOLDER` must call for at most 2 pictures of a train loss, got 3" in line
+
+
+def test_more_methods_than_colours_are_told_apart():
+    styles = [style for _, style in zip(range(24), run_figures._styles(), strict=False)]
+    assert len(set(styles)) == 24
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return small_network.train(zsharp(0.05), seeds=[0, 1], epochs=2)
+
+
+def test_the_filter_figure_shows_what_the_filter_does(trained):
+    gradient = np.asarray(small_network.gradients_at(trained.params[0])["layer_2"]["kernel"])
+    figure = filter_figure.draw_filter(gradient, 0.9)
+    before, after, choice = figure.axes[:3]
+    outstanding = zscore_filter(0.9)
+    kept, _ = outstanding.update(gradient, outstanding.init(gradient))
+    np.testing.assert_array_equal(before.images[0].get_array(), gradient)
+    np.testing.assert_array_equal(after.images[0].get_array(), kept)
+    counted = sum(bar.get_height() for bar in choice.patches)
+    assert counted == gradient.size
+    coloured = sum(
+        bar.get_height() for bar in choice.patches if bar.get_facecolor()[0] != 127 / 255
+    )
+    assert coloured == np.count_nonzero(kept)
+    assert rendered(figure, "png").startswith(b"\x89PNG")
+
+
+def test_the_small_network_learns_and_tells_of_it(trained):
+    assert {curve.shape for curve in trained.curves.values()} == {(2, 2)}
+    np.testing.assert_allclose(trained.curves["perturbation_norm"], 0.05, rtol=1e-4)
+    assert (trained.curves["test_accuracy"][:, -1] > 0.6).all()
+    assert (trained.curves["sharp_loss"] > trained.curves["train_loss"]).all()
+    assert len(trained.params) == 2

@@ -1,0 +1,220 @@
+"""Run files from anywhere: what is damaged is named and skipped, and nothing else happens."""
+
+import copy
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+
+import hypothesis
+import pytest
+import run_files
+from hypothesis import strategies
+from run_files import DIGITS, change
+
+from zsharp_jax.benchmark import report, results
+from zsharp_jax.benchmark.cli import main
+from zsharp_jax.benchmark.runs import read_folder
+
+GOOD = run_files.record(DIGITS, name="good")
+
+
+def exit_code(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def changed(path, value):
+    """A good record with another value at a path of keys; `...` takes the key away."""
+    record = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    within = record
+    for key in parents:
+        within = within[key]
+    if value is ...:
+        del within[last]
+    else:
+        within[last] = value
+    return json.dumps(record).encode()
+
+
+WHOLE = json.dumps(GOOD).encode()
+DAMAGED = {
+    "truncated": (WHOLE[: len(WHOLE) // 2], "not JSON: "),
+    "empty": (b"", "not JSON: "),
+    "binary": (bytes(range(256)), "not JSON: "),
+    "nested": (b"[" * 200_000 + b"]" * 200_000, "not JSON: it is nested too deeply"),
+    "list": (b"[1, 2]", "not a run file: it has no `format`"),
+    "foreign": (b'{"name": "package", "version": "1.0"}', "not a run file: it has no `format`"),
+    "of another format": (changed("format", 2), "`format` must be 1, got 2"),
+    "format true": (changed("format", True), "`format` must be an integer from 0 up, got true"),
+    "nan": (changed("final.train_loss", math.nan), "not JSON: NaN is no number"),
+    "nan curve": (changed("curves.train_loss", [math.nan]), "not JSON: NaN is no number"),
+    "inf": (
+        WHOLE.replace(b'"train_loss": 0.1', b'"train_loss": 1e999'),
+        "`final.train_loss` must be a finite number of float32, got Infinity",
+    ),
+    "huge": (changed("steps", 10**4000), "`steps` must be an integer from 0 up, got a huge"),
+    "huger": (b'{"format": ' + b"1" * 5000 + b"}", "not JSON: Exceeds the limit"),
+    "a huge setting": (changed("settings.rho", 10**300), "`rho` must be a finite number"),
+    "negative": (changed("curves.sharp_loss", [0.1, -1, 0.2]), "must lie in [0, 1e+39], got -1"),
+    "accuracy": (changed("curves.test_accuracy", [0.1, 1.1, 1]), "must lie in [0, 1], got 1.1"),
+    "text for a number": (changed("curves.train_loss", ["a"]), "a finite number of float32, got"),
+    "no curve": (changed("curves.train_loss", ...), "`curves.train_loss` must be a list, got null"),
+    "short curve": (changed("curves.train_loss", [0.1]), "curves must have 3 values each, got [1,"),
+    "no settings": (changed("settings", []), "`settings` must be an object, got a list"),
+    "no seed": (changed("settings.seed", ...), "`seed` must be an integer from 0 up, got null"),
+    "seed": (changed("settings.seed", -1), "`seed` must be an integer from 0 up, got -1"),
+    "no length": (changed("settings.epochs", None), "`epochs` must be an integer from 1 up"),
+    "no epoch": (changed("steps_per_epoch", 0), "`steps_per_epoch` must be an integer from 1 up"),
+    "method": (changed("settings.method", "a|b\n<c>"), '`method` must be a word, got "a|b\\n<c>"'),
+    "path": (changed("settings.dataset", "../../etc"), '`dataset` must be a word, got "../../etc"'),
+    "setting": (changed("settings.recipe", "$x$"), '`recipe` must be a short text, got "$x$"'),
+    "list setting": (changed("settings.recipe", [1]), "`recipe` must be a finite number"),
+    "long": (changed("settings.model", "m" * 10**6), '`model` must be a word, got "mmmm'),
+    "no final": (changed("final", None), "`final` must be an object, got null"),
+    "final": (changed("final.test_accuracy", 0.99), "must be 0.9, the last of its curve"),
+    "status": (changed("status", 0), "`status` must be a word, got 0"),
+    "no data": (changed("data_sha256", ...), "`data_sha256` must be a word, got null"),
+    "surrogate": (changed("status", "\ud800"), '`status` must be a word, got "\\ud800"'),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_named_in_a_line_and_the_others_are_reported(kind, tmp_path, capsys):
+    content, reason = DAMAGED[kind]
+    results.write_record(tmp_path, GOOD)
+    (tmp_path / "bad.json").write_bytes(content)
+    assert exit_code("report", tmp_path) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"zsharp-bench: skipped {tmp_path}/bad.json: ") and reason in line
+    assert len(line) < len(str(tmp_path)) + 200
+    assert "| resnet8 | sam |  | 1 | 90.00 |" in printed.out
+    assert "Made from 1 run file; 1 damaged file skipped; " in printed.out
+
+
+def test_what_is_no_file_is_named_too(tmp_path, capsys, monkeypatch):
+    results.write_record(tmp_path, GOOD)
+    (tmp_path / "a.json").mkdir()
+    results.write_record(tmp_path / "a.json", {**GOOD, "name": "inside"})
+    os.mkfifo(tmp_path / "b.json")
+    (tmp_path / "c.json").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "d.json").symlink_to(tmp_path / "d.json")
+    with (tmp_path / "e.json").open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no space
+    (tmp_path / "f\n\x1b.json").write_text("")
+    unreadable = tmp_path / "g.json"
+    unreadable.write_text("{}")
+    read = pathlib.Path.open
+
+    def guarded(path, *arguments, **options):
+        if path == unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", guarded)
+    started = time.monotonic()
+    assert exit_code("report", tmp_path) == 1
+    assert time.monotonic() - started < 10
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix(f"zsharp-bench: skipped {tmp_path}/") for line in lines] == [
+        "a.json: not a file",
+        "b.json: not a file",
+        "c.json: No such file or directory",
+        "d.json: Too many levels of symbolic links",
+        "e.json: larger than the 16777216 bytes that a run file may have",
+        "f??.json: not JSON: Expecting value: line 1 column 1 (char 0)",
+        "g.json: Permission denied",
+    ]
+
+
+@pytest.mark.parametrize("command", ["report", "figures"])
+def test_a_folder_without_run_files_is_refused_in_one_line(command, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("{}")
+    assert exit_code(command, tmp_path) == 2
+    assert exit_code(command, tmp_path / "nowhere") == 2
+    assert exit_code(command, tmp_path / "notes.txt") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"zsharp-bench: error: there is no run file (*.json) in {tmp_path}",
+        f"zsharp-bench: error: `FOLDER` must be a folder with run files, got {tmp_path}/nowhere",
+        f"zsharp-bench: error: `FOLDER` must be a folder with run files, got {tmp_path}/notes.txt",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_in_one_line(tmp_path, capsys):
+    results.write_record(tmp_path, GOOD)
+    assert exit_code("report", tmp_path, "--out", tmp_path) == 2
+    assert exit_code("report", tmp_path, "--out", tmp_path / "good.json" / "report.md") == 2
+    assert exit_code("figures", tmp_path, "--out", tmp_path / "good.json") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"zsharp-bench: error: `out` must be a file, got the folder {tmp_path}"
+    assert all("cannot write to --out" in line for line in lines[1:]) and len(lines) == 3
+
+
+def test_all_damaged_leaves_an_empty_report(tmp_path, capsys):
+    (tmp_path / "bad.json").write_text("")
+    assert exit_code("report", tmp_path) == 1
+    assert (
+        capsys.readouterr().out == "# Results\n\nMade from 0 run files; 1 damaged file skipped.\n"
+    )
+
+
+def test_the_largest_numbers_are_averaged(tmp_path):
+    for seed, loss in enumerate((3e38, 0.0, 5e-324)):
+        settings = change(DIGITS, seed=seed)
+        run_files.write(tmp_path, settings, 0.5, loss, loss, loss)
+    runs, problems = read_folder(tmp_path)
+    assert not problems and "1.000e+38 ± 1.732e+38" in report.markdown(runs, 0)
+
+
+VALUES = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.floats()
+    | strategies.text(max_size=20)
+    | strategies.sampled_from([1e38, 1e-320, -1, 10**400, "sam", "a|b", "\ud800", "\x1b[2J"]),
+    lambda inner: (
+        strategies.lists(inner, max_size=3)
+        | strategies.dictionaries(strategies.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+PLACES = [(key,) for key in GOOD] + [
+    (key, inner) for key, value in GOOD.items() if isinstance(value, dict) for inner in value
+]
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(
+    changes=strategies.lists(
+        strategies.tuples(strategies.sampled_from(PLACES), VALUES), min_size=1, max_size=4
+    ),
+    cut=strategies.none() | strategies.integers(0, len(WHOLE)),
+    flip=strategies.none() | strategies.tuples(strategies.integers(0, 500), strategies.binary()),
+)
+def test_no_mutation_of_a_run_file_gives_a_traceback(changes, cut, flip):
+    record = copy.deepcopy(GOOD)
+    for place, value in changes:
+        within = record
+        for key in place[:-1]:
+            within = within.get(key, {}) if isinstance(within, dict) else {}
+        if isinstance(within, dict):
+            within[place[-1]] = value
+    content = json.dumps(record).encode()[:cut]
+    if flip:
+        content = content[: flip[0]] + flip[1] + content[flip[0] :]
+    with tempfile.TemporaryDirectory() as folder:
+        results.write_record(pathlib.Path(folder), GOOD)
+        pathlib.Path(folder, "mutated.json").write_bytes(content)
+        runs, problems = read_folder(pathlib.Path(folder))
+        assert len(runs) + len(problems) == 2
+        text = report.markdown(runs, len(problems))
+        assert "| resnet8 | sam |" in text
+        text.encode()
+        assert all(len(problem.splitlines()) == 1 for problem in problems)

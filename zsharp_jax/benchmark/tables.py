@@ -1,0 +1,187 @@
+"""The paper's tables 1 and 2 as Markdown, with what the paper reports beside what we found."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from zsharp_jax.benchmark import paper
+from zsharp_jax.benchmark.cells import BESIDE_PAPER, RESULTS, results_of
+from zsharp_jax.benchmark.paper import Published, Value
+from zsharp_jax.benchmark.rows import Row, own_settings, shared_settings, told
+
+_TABLE_1 = ("network", "method", "settings", *RESULTS)
+_TABLE_2 = ("method", "Q_p", "settings", *RESULTS)
+_WORDS = 3  # columns to the left
+_THE_PAPERS = "the paper's"
+
+Settings = Mapping[str, Value]
+
+NOTES = (
+    "Mean ± sample std over seeds of what the last epoch ends with: accuracy on all test images; "
+    "clean loss at w and sharp loss at w + ε on augmented training images; ‖ε‖, the mean length of "
+    "the perturbation.",
+    "Runs share a row where nothing but their seed differs. Those that failed or were cut short "
+    "are counted in brackets and are in no average.",
+    "*paper* stands beside rows with the paper's settings alone: 200 epochs, batch 256, learning "
+    "rate 1e-3 times 0.75 every 10 epochs, weight decay 5e-5, rho 0.05, all training images. Where "
+    "we have no such row, it has one of its own, with our cells empty.",
+    "*diff. / std* is ours less the paper's, in units of the larger of both stds.",
+    "The paper's train loss stands beside the sharp loss, which is what the authors' code logs for "
+    "all methods but AdamW, where both are the clean loss.",
+    "The paper's ZSharp stands beside `zsharp`, which is what its text describes, and beside "
+    "`zsharp_reference`, which is what the authors' code does.",
+)
+
+
+def table_1(rows: Sequence[Row]) -> list[str]:
+    """The lines of table 1: network, method and dataset, a section for each dataset."""
+    lines = ["## Table 1: networks and methods", ""]
+    for dataset in _distinct(row.dataset for row in rows):
+        its_rows = [row for row in rows if row.dataset == dataset]
+        shared = shared_settings(its_rows)
+        table = [
+            (network, method, *cells)
+            for network in _networks(dataset, its_rows)
+            for method in _methods(dataset, network, its_rows)
+            for cells in _cell_rows(
+                method,
+                [row for row in its_rows if (row.model, row.method) == (network, method)],
+                shared,
+                paper.published(dataset, network, method),
+            )
+        ]
+        lines += [f"### {dataset}", "", _in_all_rows(shared), "", *_table(_TABLE_1, table), ""]
+    return lines
+
+
+def table_2(rows: Sequence[Row]) -> list[str]:
+    """The lines of table 2: Q_p, a section for each network and dataset that it was varied on."""
+    lines = ["## Table 2: the quantile Q_p", ""]
+    pairs = [pair for pair in _distinct((r.dataset, r.model) for r in rows) if _has_2(pair, rows)]
+    for dataset, network in pairs:
+        its_rows = [
+            row
+            for row in rows
+            if (row.dataset, row.model) == (dataset, network) and _is_in_table_2(row.method)
+        ]
+        shared = shared_settings(its_rows)
+        shared.pop("quantile", None)  # has a column of its own
+        table = [
+            (method, *cells)
+            for method in _methods(dataset, network, its_rows)
+            if _is_in_table_2(method)
+            for cells in _quantile_rows(
+                dataset, network, method, [row for row in its_rows if row.method == method], shared
+            )
+        ]
+        lines += [f"### {network} on {dataset}", "", _in_all_rows(shared), ""]
+        lines += [*_table(_TABLE_2, table), ""]
+    return lines if pairs else [*lines, "No network was trained at more than one Q_p.", ""]
+
+
+def _in_all_rows(shared: Settings) -> str:
+    return f"All of our rows: {told(shared)}." if shared else "No setting is that of all our rows."
+
+
+def _quantile_rows(
+    dataset: str, network: str, method: str, rows: Sequence[Row], shared: Settings
+) -> Iterator[tuple[str, ...]]:
+    """Q_p, settings and results of each row of one method."""
+    if not paper.is_filtered(method):
+        if rows and "quantile" in shared_settings(rows):  # has no use for it
+            shared = {**shared, "quantile": None}
+        for cells in _cell_rows(method, rows, shared, paper.published(dataset, network, method)):
+            yield ("N/A", *cells)
+        return
+    own = {_number(row.settings.get("quantile")) for row in rows}
+    wanted = paper.QUANTILES if method == "zsharp" or len(own) > 1 else ()
+    for quantile in sorted(own.union(wanted), reverse=True):
+        found = _cell_rows(
+            method,
+            [row for row in rows if _number(row.settings.get("quantile")) == quantile],
+            {**shared, "quantile": quantile},
+            paper.published(dataset, network, method, quantile),
+            departing={"quantile"},
+        )
+        for cells in found or [("", *results_of(None, None))]:
+            yield (_told_quantile(quantile), *cells)
+
+
+def _number(quantile: Value) -> float:
+    """Q_p, or -1 where a file has none that is a number."""
+    if isinstance(quantile, bool) or not isinstance(quantile, int | float):
+        return -1.0
+    return float(quantile)
+
+
+def _told_quantile(quantile: float) -> str:
+    if quantile < 0:
+        return "not given"
+    return f"{quantile:.2f}" if round(quantile, 2) == quantile else f"{quantile}"
+
+
+def _has_2(pair: tuple[str, str], rows: Sequence[Row]) -> bool:
+    """Whether the paper varies Q_p there, or we have."""
+    dataset, network = pair
+    if dataset == "cifar10" and network in paper.TABLE_2_NETWORKS:
+        return True
+    found = [r for r in rows if (r.dataset, r.model) == pair and paper.is_filtered(r.method)]
+    return any(
+        len({row.settings.get("quantile") for row in found if row.method == method}) > 1
+        for method in {row.method for row in found}
+    )
+
+
+def _is_in_table_2(method: str) -> bool:
+    return method in ("adamw", "sam") or paper.is_filtered(method)
+
+
+def _networks(dataset: str, rows: Sequence[Row]) -> list[str]:
+    """Those of the paper, then ours."""
+    return _distinct(
+        (*(paper.NETWORKS if dataset in paper.IMAGES else ()), *(r.model for r in rows))
+    )
+
+
+def _methods(dataset: str, network: str, rows: Sequence[Row]) -> list[str]:
+    """Those of the paper, then ours."""
+    reported = [m for m in paper.METHODS if paper.published(dataset, network, m)]
+    return _distinct((*reported, *(row.method for row in rows if row.model == network)))
+
+
+def _cell_rows(
+    method: str,
+    rows: Sequence[Row],
+    shared: Settings,
+    published: Published | None,
+    departing: Collection[str] = (),
+) -> list[tuple[str, ...]]:
+    """Settings and results of each row of one cell, and of the paper where no row is like it.
+
+    Args:
+        method: What the cell is about.
+        rows: What we have of it.
+        shared: The settings that need not be told.
+        published: What the paper has of it.
+        departing: Settings that may depart from the paper's, since the cell is about them.
+    """
+    like_paper = [row for row in rows if set(row.departures) <= set(departing)]
+    lines = []
+    if published and not like_paper and method in paper.METHODS:
+        lines.append((_THE_PAPERS, *results_of(None, published)))
+    for row in rows:
+        beside = published if row in like_paper else None
+        lines.append((told(own_settings(row, shared)), *results_of(row, beside)))
+    return lines
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; without the paper's columns where the paper has nothing to say."""
+    beside_paper = [i for i, name in enumerate(names) if name in BESIDE_PAPER]
+    if not any(row[i] for row in rows for i in beside_paper):
+        names = [name for i, name in enumerate(names) if i not in beside_paper]
+        rows = [[cell for i, cell in enumerate(row) if i not in beside_paper] for row in rows]
+    rule = ["---"] * _WORDS + ["---:"] * (len(names) - _WORDS)
+    return ["| " + " | ".join(cells) + " |" for cells in (names, rule, *rows)]
+
+
+def _distinct(names: Iterable) -> list:
+    return list(dict.fromkeys(names))
