@@ -51,8 +51,16 @@ def assert_keeps_what_numpy_keeps(kept, gradient, quantile):
     assert np.asarray(kept).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("quantile", [0.0, 0.6, 0.95])
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype, quantile",
+    [
+        (np.float32, 0.0),
+        (np.float32, 0.6),
+        (np.float32, 0.95),
+        (jnp.bfloat16, 0.95),
+        (np.float16, 0.6),
+    ],
+)
 def test_the_mask_of_each_layer_is_numpys(dtype, quantile):
     gradients = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
     for name, kept in filtered(gradients, quantile, min_ndim=0).items():

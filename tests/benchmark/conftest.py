@@ -2,12 +2,30 @@
 datasets of whoever runs it."""
 
 import dataclasses
+import os
 
+import jax
 import pytest
 from tiny import SMALL_RESNET
 
 from zsharp_jax.benchmark.datasets.catalog import SOURCES
 from zsharp_jax.models import MODELS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _programs_compiled_once(tmp_path_factory):
+    """Many tests and the commands that they start train the same small network."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    settings = {
+        "jax_compilation_cache_dir": str(shared / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -116,21 +116,21 @@ def test_a_changed_progress_is_damage_too(compiled, checkpoints):
 
 
 def test_other_settings_are_refused_with_the_difference(compiled, checkpoints):
-    carry = compiled.start(jax.random.key(0))
-    checkpoints.save(1, Checkpoint(carry, {}))
+    checkpoints.save(1, Checkpoint(compiled.start(jax.random.key(0)), {}))
     changed = dataclasses.replace(RUN, learning_rate=0.5)
     other = Checkpoints(checkpoints.folder, changed.run_name("data"), changed, every=1)
     with pytest.raises(RequestError, match=r"learning_rate was 0.001 there and is 0.5 here$"):
-        other.newest(carry)
+        other.refuse_others()
     other = Checkpoints(checkpoints.folder, RUN.run_name("other data"), RUN, every=1)
     with pytest.raises(RequestError, match=r"its data were others$"):
-        other.newest(carry)
+        other.refuse_others()
 
 
 def test_another_seed_or_method_is_no_obstacle(compiled, checkpoints):
     carry = compiled.start(jax.random.key(0))
     checkpoints.save(1, Checkpoint(carry, {}))
-    for change in ({"seed": 1}, {"method": "zsharp"}):
+    for change in ({"seed": 1}, {"method": "zsharp"}, {}):
         changed = dataclasses.replace(RUN, **change)
-        other = Checkpoints(checkpoints.folder, changed.run_name("data"), changed, every=1)
-        assert other.newest(carry) is None
+        other = Checkpoints(checkpoints.folder, changed.run_name("data"), changed, every=None)
+        other.refuse_others()
+        assert (other.newest(carry) is None) == bool(change)

@@ -48,8 +48,9 @@ def test_the_exact_table_of_a_known_set(tmp_path):
         "",
         "### digits",
         "",
-        "All of our rows: epochs 3, batch_size 64, rho 0.05, quantile 0.95, learning_rate 0.001, "
-        "weight_decay 5e-05, decay_rate 0.75, decay_epochs 10, data_sha256 aaaaaaaaaaaa, "
+        "All of our rows: epochs 3, batch_size 64, dtype float32, quantile 0.95, recipe paper, "
+        "optimizer adamw, learning_rate 0.001, weight_decay 5e-05, decay_rate 0.75, "
+        "decay_epochs 10, warmup_epochs 0, rho 0.05, data_sha256 aaaaaaaaaaaa, "
         "steps_per_epoch 22.",
         "",
         "| network | method | settings | seeds | test acc. % | clean loss | sharp loss | ‖ε‖ |",

@@ -110,7 +110,7 @@ def test_the_next_method_of_a_model_need_not_compile_its_start(compiled, compila
     [
         ({"method": "zshrap"}, "unknown method 'zshrap', known: zsharp, "),
         ({"model": "resnet21"}, "unknown model 'resnet21', known: resnet20, "),
-        ({"dataset": "cifar"}, "unknown dataset 'cifar', known: cifar10, digits"),
+        ({"dataset": "cifar"}, "unknown dataset 'cifar', known: cifar10, cifar100, "),
         ({"rho": -1.0}, "`rho` must be finite and at least 0, got -1.0"),
         ({"rho": math.nan}, "`rho` must be finite and at least 0, got nan"),
         ({"quantile": 1.0}, r"`quantile` must lie in \[0, 1\), got 1.0"),

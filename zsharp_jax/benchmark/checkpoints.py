@@ -44,13 +44,17 @@ class Checkpoints:
         folder: Where those of all runs lie.
         name: The name of the run, which no run with other settings or data has.
         settings: Of the run.
-        every: After how many epochs one is written.
+        every: After how many epochs one is written; None for never.
     """
 
     folder: pathlib.Path
     name: str
     settings: Settings
-    every: int
+    every: int | None
+
+    def is_due(self, epoch: int, is_last: bool) -> bool:
+        """Whether one is written after `epoch` epochs."""
+        return self.every is not None and (epoch % self.every == 0 or is_last)
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Writes the checkpoint after `epoch` epochs."""
@@ -74,13 +78,8 @@ class Checkpoints:
 
         Args:
             like: A carry of the run, for its structure.
-
-        Raises:
-            RequestError: If there is none, but there are some of this method and seed with other
-                settings.
         """
         if not (self.folder / self.name).is_dir():
-            self._refuse_others()
             return None
         with self._manager() as manager:
             for epoch in sorted(manager.all_steps(), reverse=True):
@@ -103,7 +102,15 @@ class Checkpoints:
         with ocp.CheckpointManager(folder, options=options) as manager:
             yield manager
 
-    def _refuse_others(self) -> None:
+    def refuse_others(self) -> None:
+        """Refuses to resume what is not there where there is a run of this method and seed with
+        other settings, and tells the difference.
+
+        Raises:
+            RequestError: If there is.
+        """
+        if (self.folder / self.name).is_dir():
+            return
         prefix, _, _ = self.name.rpartition("-")
         for other in sorted(self.folder.glob(f"{prefix}-*")):
             asked = dataclasses.asdict(self.settings)

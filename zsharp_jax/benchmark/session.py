@@ -60,6 +60,10 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     dataset = data.load(runs[0].dataset, request.origin)
     steps_per_epoch = _checked_steps_per_epoch(runs[0], len(dataset.train_images))
     total = sum(planned_steps(settings, steps_per_epoch) for settings in runs)
+    data_sha256 = dataset.sha256()
+    if request.resume:
+        for settings in runs:
+            _checkpoints(settings, request, data_sha256).refuse_others()
 
     with _Progress(total, runs[0].batch_size) as progress:
 
@@ -68,7 +72,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
             progress.tell(f"{settings.method}: compiling")
             return compile_program(settings, dataset)
 
-        trainer = _Trainer(request, dataset.sha256(), compiled, progress)
+        trainer = _Trainer(request, data_sha256, compiled, progress)
         records = []
         for settings in runs:
             records.append(trainer.record_of(settings))
@@ -92,16 +96,17 @@ class _Trainer:
         if record is not None:
             return record
         program = self.compiled(dataclasses.replace(settings, seed=0, rho=0.0))
-        checkpoints = None
-        if request.checkpoint_every is not None:
-            folder = request.folder / "checkpoints"
-            checkpoints = Checkpoints(folder, name, settings, request.checkpoint_every)
-
+        checkpoints = _checkpoints(settings, request, self.data_sha256)
         self.progress.tell(f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}")
         outcome = train(program, settings, self.progress.report, checkpoints, request.resume)
         record = results.make_record(settings, program, outcome, request.command, self.data_sha256)
         results.write_record(request.folder, record)
         return record
+
+
+def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:
+    name = settings.run_name(data_sha256)
+    return Checkpoints(request.folder / "checkpoints", name, settings, request.checkpoint_every)
 
 
 def show_table(records: Sequence[Record]) -> None:

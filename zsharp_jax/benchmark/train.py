@@ -101,9 +101,6 @@ def train(
     Returns:
         What was found. A run that tells of a loss or a norm that is not finite stops there and
         keeps what it had.
-
-    Raises:
-        RequestError: If there is nothing to go on from but a run with other settings.
     """
     outcome, told = Outcome(), []
     key, rho = jax.random.key(settings.seed), np.float32(settings.rho)
@@ -142,7 +139,7 @@ def train(
                 outcome.curves[curve].append(value)
             report(outcome.steps, told[-1][0], accuracy)
             epochs = len(outcome.curves["seconds"])
-            if checkpoints and (epochs % checkpoints.every == 0 or outcome.steps == total):
+            if checkpoints and checkpoints.is_due(epochs, is_last=outcome.steps == total):
                 progress = {"told": told, "curves": outcome.curves}
                 checkpoints.save(epochs, Checkpoint(carry, progress))
     except _NotFiniteError as error:

@@ -60,8 +60,9 @@ class ResNet(nn.Module):
 
     Example:
         >>> model = ResNet(blocks=1, num_classes=10, widths=(4, 8))
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-        >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
+        >>> key, images = jax.random.key(0), jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.jit(model.init, static_argnames="train")(key, images, train=False)
+        >>> print(model.apply(variables, images, train=False).shape)
         (2, 10)
     """
 

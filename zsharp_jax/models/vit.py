@@ -84,8 +84,9 @@ class ViT(nn.Module):
 
     Example:
         >>> model = ViT(layers=1, width=16, heads=2, mlp_width=32, num_classes=10)
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-        >>> print(model.apply(variables, jnp.zeros((2, 32, 32, 3)), train=False).shape)
+        >>> key, images = jax.random.key(0), jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.jit(model.init, static_argnames="train")(key, images, train=False)
+        >>> print(model.apply(variables, images, train=False).shape)
         (2, 10)
     """
 
