@@ -149,18 +149,18 @@ def _squares(stack: jax.Array, is_tiny: jax.Array, mean: jax.Array) -> jax.Array
 
 
 def _sums_of(
-    of_entries: Callable[..., jax.Array], layers: Stacks, is_tiny: jax.Array, mean: jax.Array
+    term: Callable[..., jax.Array], layers: Stacks, is_tiny: jax.Array, mean: jax.Array
 ) -> jax.Array:
-    """The sum over each layer of `of_entries(stack, is_tiny, mean)`."""
+    """The sum over each layer of `term(stack, is_tiny, mean)`."""
 
     def sums(layers, is_tiny, mean):
-        return layers.reduce(lambda *own: layer_sums(of_entries(*own)), is_tiny, mean)
+        return layers.reduce(lambda *own: layer_sums(term(*own)), is_tiny, mean)
 
     def sums_without_lifting(layers, is_tiny, mean):
         return sums(layers, jnp.zeros_like(is_tiny), mean)
 
     def on_cpu(layers, is_tiny, mean):
-        # A CPU would write down a lifted copy of everything, five times what the sum costs.
+        # A CPU does not lift and sum in one pass: it would write down a lifted copy of everything.
         return jax.lax.cond(jnp.any(is_tiny), sums, sums_without_lifting, layers, is_tiny, mean)
 
     inputs = computed_anew(layers, is_tiny, mean)

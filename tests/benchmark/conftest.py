@@ -4,6 +4,7 @@ datasets of whoever runs it."""
 import dataclasses
 import os
 
+import archives
 import jax
 import pytest
 from tiny import SMALL_RESNET
@@ -26,6 +27,17 @@ def _programs_compiled_once(tmp_path_factory):
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
+
+
+@pytest.fixture
+def official(tmp_path):
+    """An archive, and the dataset whose official archive it is."""
+    return archives.write_official("cifar10", tmp_path)
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -29,17 +29,6 @@ def without_tfds(monkeypatch):
 pytestmark = pytest.mark.usefixtures("without_tfds")
 
 
-@pytest.fixture
-def official(tmp_path):
-    """An archive, and the dataset whose official archive it is."""
-    return archives.write_official("cifar10", tmp_path)
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return tmp_path / "data"
-
-
 def arrays_in(path, source):
     """Images and labels as the reader gives them."""
     arrays = {}

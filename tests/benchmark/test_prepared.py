@@ -40,16 +40,6 @@ def case(request, tmp_path_factory):
     return Case(path, source, folder / "data", obtain.obtain(source, Origin(folder / "data", path)))
 
 
-@pytest.fixture
-def official(tmp_path):
-    return archives.write_official("cifar10", tmp_path)
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return tmp_path / "data"
-
-
 def test_the_stock_name_finds_the_same_pixels_and_labels(case):
     for split, name in (("train", "train"), ("test", TEST_SPLITS[case.source.name])):
         rows = tfds.data_source(

@@ -48,14 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common_options(compare)
     _add_epochs(compare)
-    compare.add_argument(
-        "--methods", nargs="+", default=COMPARED, metavar="METHOD",
-        help=f"what to compare, in this order (default: {' '.join(COMPARED)})",
-    )  # fmt: skip
-    compare.add_argument(
-        "--seeds", type=int, default=3, metavar="N",
-        help="how many seeds each method is trained with: 0 to N - 1 (default: 3)",
-    )  # fmt: skip
+    _add_methods(compare, COMPARED, seeds=3)
     compare.set_defaults(run=_compare, steps=None)
 
     study = commands.add_parser(
@@ -66,14 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common_options(study)
     _add_epochs(study)
-    study.add_argument(
-        "--methods", nargs="+", default=STUDIED, metavar="METHOD",
-        help=f"what to train (default: {' '.join(STUDIED)})",
-    )  # fmt: skip
-    study.add_argument(
-        "--seeds", type=int, default=5, metavar="N",
-        help="how many seeds each method is trained with: 0 to N - 1 (default: 5)",
-    )  # fmt: skip
+    _add_methods(study, STUDIED, seeds=5)
     study.add_argument(
         "--rhos", type=float, nargs="+", default=RHOS, metavar="X",
         help=f"values of rho for each method (default: {' '.join(map(str, RHOS))})",
@@ -110,6 +96,17 @@ def _add_epochs(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--epochs", type=int, metavar="N", help=f"passes over the data ({_per_dataset('epochs')})"
     )
+
+
+def _add_methods(parser: argparse.ArgumentParser, methods: Sequence[str], seeds: int) -> None:
+    parser.add_argument(
+        "--methods", nargs="+", default=methods, metavar="METHOD",
+        help=f"what to train, in this order (default: {' '.join(methods)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, default=seeds, metavar="N",
+        help="how many seeds each method is trained with: 0 to N - 1 (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -226,9 +226,7 @@ def markdown_table(records: Sequence[Record]) -> str:
         "",
         f"`{shlex.join(records[0]['command'])}`",
         "",
-        markdown_row(TABLE_HEADER),
-        markdown_row(["---"] + ["---:"] * (len(TABLE_HEADER) - 1)),
-        *(markdown_row(row) for row in table_rows(records)),
+        *markdown_lines(TABLE_HEADER, table_rows(records)),
         "",
         TABLE_NOTE,
         "",
@@ -242,5 +240,9 @@ def markdown_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown_lines(
+    header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
+) -> list[str]:
+    """The lines of a Markdown table whose first columns hold words, and the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(header) - words)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zsharp_jax.benchmark.results import Record, markdown_row, short
+from zsharp_jax.benchmark.results import Record, markdown_lines, short
 
 STUDIED = (
     "adamw",
@@ -154,7 +154,7 @@ def _all_rows(cells: Sequence[Cell]) -> list[str]:
             figures = ("train_loss", "sharp_loss", "test_loss", "perturbation_norm")
             row += [short(cell.mean(figure)) for figure in figures]
         rows.append(row + [""] * (len(header) - len(row)))
-    return _table(header, rows)
+    return markdown_lines(header, rows)
 
 
 def _part_rows(cells: Sequence[Cell]) -> list[str]:
@@ -176,7 +176,7 @@ def _part_rows(cells: Sequence[Cell]) -> list[str]:
         differences = [difference(at(method, rho), at(other, rho)) for rho in rhos]
         differences.append(difference(best(cells, method), best(cells, other)))
         rows.append([what, other, method, *map(_points, differences)])
-    return _table(header, rows)
+    return markdown_lines(header, rows)
 
 
 def _points(gain: tuple[float, float] | None) -> str:
@@ -184,8 +184,3 @@ def _points(gain: tuple[float, float] | None) -> str:
         return ""
     mean, error = (100 * value for value in gain)
     return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return [markdown_row(cells) for cells in (header, rule, *rows)]

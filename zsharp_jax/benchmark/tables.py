@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from zsharp_jax.benchmark import paper
 from zsharp_jax.benchmark.cells import BESIDE_PAPER, RESULTS, results_of
 from zsharp_jax.benchmark.paper import Published, Value
+from zsharp_jax.benchmark.results import markdown_lines
 from zsharp_jax.benchmark.rows import Row, own_settings, shared_settings, told
 
 _TABLE_1 = ("network", "method", "settings", *RESULTS)
@@ -179,8 +180,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     if not any(row[i] for row in rows for i in beside_paper):
         names = [name for i, name in enumerate(names) if i not in beside_paper]
         rows = [[cell for i, cell in enumerate(row) if i not in beside_paper] for row in rows]
-    rule = ["---"] * _WORDS + ["---:"] * (len(names) - _WORDS)
-    return ["| " + " | ".join(cells) + " |" for cells in (names, rule, *rows)]
+    return markdown_lines(names, rows, _WORDS)
 
 
 def _distinct(names: Iterable) -> list:

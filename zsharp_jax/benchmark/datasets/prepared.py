@@ -81,7 +81,9 @@ def find(source: Source, data_dir: pathlib.Path) -> Prepared | None:
             return None
         builder.as_data_source(split="train")
         return Prepared(builder)
-    except NotImplementedError:  # tfrecord
+    except NotImplementedError:
+        # tensorflow-datasets says so of a format without random access, which is tfrecord: only
+        # TensorFlow reads it, so for us there is no folder, and the archive is prepared instead.
         return None
     except Exception as error:  # whatever tensorflow-datasets says
         reason = f"{type(error).__name__}: {error}"

@@ -121,7 +121,9 @@ class _Zip:
             return self._file.read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             raise RequestError(f"archive {self.path} is truncated or damaged: {error}") from None
-        except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in a rare way
+        except (NotImplementedError, RuntimeError) as error:
+            # What zipfile says of a file that is packed in a way it does not know, or encrypted:
+            # the archive may be whole, so it is not called damaged.
             raise RequestError(f"cannot read archive {self.path}: {error}") from None
 
     def lines(self, name: str) -> list[list[str]]:
