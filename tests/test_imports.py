@@ -6,11 +6,15 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import zsharp_jax
 
 PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
 LAYERS = ["_checks", "_precision", "_order_statistic", "_stack", "_reduce", "_zscore", "_filter"]
 LAYERS += ["_scale", "_ascent"]
+STEP_LAYERS = ["_checks", "_precision", "_placement", "_batch", "_mean_gradient", "_perturb"]
+STEP_LAYERS += ["_sharp_gradient", "_sharpness_aware", "_skips", "_step"]
 DATASET_LAYERS = ["catalog", "contents", "progress", "download", "archive", "cifar"]
 DATASET_LAYERS += ["tiny_imagenet", "cache", "builders", "prepared", "obtain"]
 
@@ -39,16 +43,23 @@ def test_the_library_names_no_other_package():
         assert not foreign, (path.name, foreign)  # numpy comes with jax
 
 
-def test_imports_run_one_way():
-    for position, name in enumerate(LAYERS):
-        own = {
-            m.split(".")[1] for m in imported_modules(PACKAGE / f"{name}.py") if "zsharp_jax." in m
-        }
-        assert own <= set(LAYERS[:position]), (name, own)
-    own = {m.split(".")[1] for m in imported_modules(PACKAGE / "_step.py") if "zsharp_jax." in m}
-    assert own == {"_placement", "_precision"}  # the step knows no ascent
+@pytest.mark.parametrize("layers", [LAYERS, STEP_LAYERS], ids=["ascents", "steps"])
+def test_imports_run_one_way(layers):
+    for position, name in enumerate(layers):
+        own = own_modules(name)
+        assert own <= set(layers[:position]), (name, own)
+
+
+def test_steps_know_no_ascent_and_models_nothing_of_the_benchmark():
+    assert not set(STEP_LAYERS) & {"_ascent", "_filter", "_scale", "_masked", "_periodic"}
+    assert own_modules("_masked") == set() and own_modules("_periodic") == {"_checks"}
     for path in (PACKAGE / "models").glob("*.py"):
         assert not any("benchmark" in module for module in imported_modules(path)), path
+
+
+def own_modules(name):
+    modules = imported_modules(PACKAGE / f"{name}.py")
+    return {module.split(".")[1] for module in modules if "zsharp_jax." in module}
 
 
 def test_datasets_know_nothing_of_training_and_one_another_one_way():
@@ -91,13 +102,13 @@ def test_a_report_is_made_of_run_files_alone():
 
 def test_every_public_name_is_there_and_documented():
     names = {
-        "SamInfo", "SamState", "asam", "friendly_sam", "init_state", "sam", "sam_step",
-        "scale_to_norm", "sharp_value_and_grad", "sharpness_aware", "zscore_filter", "zsharp",
-        "zsharp_reference",
+        "SamInfo", "SamState", "Skips", "asam", "friendly_sam", "init_state", "masked_ascent",
+        "mean_value_and_grad", "periodic_rho", "sam", "sam_step", "scale_to_norm",
+        "sharp_value_and_grad", "sharpness_aware", "zscore_filter", "zsharp", "zsharp_reference",
     }  # fmt: skip
     public = {name for name in dir(zsharp_jax) if name[0] != "_"}
     assert {name for name in public if not inspect.ismodule(getattr(zsharp_jax, name))} == names
     assert public - names <= {"models", "benchmark"}
-    for name in names - {"SamInfo", "SamState"}:
+    for name in names - {"SamInfo", "SamState", "Skips"}:
         assert "Example:" in getattr(zsharp_jax, name).__doc__, name
     assert (PACKAGE / "py.typed").exists()

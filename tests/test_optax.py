@@ -132,10 +132,10 @@ def test_the_filter_serves_optaxs_own_sam():
 @pytest.mark.parametrize("ascent", [sam(0.05), zsharp(0.05)], ids=["sam", "zsharp"])
 def test_a_masked_ascent_is_refused_with_a_way_out(ascent):
     masked = optax.masked(ascent, {"hidden": True, "head": False})
-    with pytest.raises(ValueError, match=r"raw gradient.*use `optax.partition`"):
+    with pytest.raises(ValueError, match=r"raw gradient.*use `masked_ascent`"):
         one_step(optax.sgd(0.1), masked)
     tx, params = sharpness_aware(optax.sgd(0.1), masked), network_params()
-    with pytest.raises(ValueError, match=r"raw gradient.*use `optax.partition`"):
+    with pytest.raises(ValueError, match=r"raw gradient.*use `masked_ascent`"):
         tx.update(gradients_at(params), tx.init(params), params, grad_fn=gradients_at)
 
 

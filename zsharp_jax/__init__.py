@@ -8,12 +8,16 @@ from zsharp_jax._ascent import sam as sam
 from zsharp_jax._ascent import zsharp as zsharp
 from zsharp_jax._ascent import zsharp_reference as zsharp_reference
 from zsharp_jax._filter import zscore_filter as zscore_filter
+from zsharp_jax._masked import masked_ascent as masked_ascent
+from zsharp_jax._mean_gradient import mean_value_and_grad as mean_value_and_grad
+from zsharp_jax._periodic import periodic_rho as periodic_rho
 from zsharp_jax._scale import scale_to_norm as scale_to_norm
-from zsharp_jax._step import SamInfo as SamInfo
+from zsharp_jax._sharp_gradient import SamInfo as SamInfo
+from zsharp_jax._sharp_gradient import sharp_value_and_grad as sharp_value_and_grad
+from zsharp_jax._sharpness_aware import sharpness_aware as sharpness_aware
+from zsharp_jax._skips import Skips as Skips
 from zsharp_jax._step import SamState as SamState
 from zsharp_jax._step import init_state as init_state
 from zsharp_jax._step import sam_step as sam_step
-from zsharp_jax._step import sharp_value_and_grad as sharp_value_and_grad
-from zsharp_jax._step import sharpness_aware as sharpness_aware
 
 __version__ = _version("zsharp-jax")

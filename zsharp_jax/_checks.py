@@ -1,7 +1,7 @@
 """What a Python argument may be; each refusal names the argument, the rule and the value got."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +25,24 @@ def checked_quantile(quantile: float) -> float:
 def checked_min_ndim(min_ndim: int) -> int:
     """Returns `min_ndim` if it is a Python integer of at least 0, else raises."""
     _refuse_array("min_ndim", min_ndim)
-    if isinstance(min_ndim, bool) or not isinstance(min_ndim, (int, np.integer)) or min_ndim < 0:
-        raise ValueError(f"`min_ndim` must be an integer of at least 0, got {min_ndim!r}.")
-    return int(min_ndim)
+    return checked_count("min_ndim", min_ndim, least=0)
+
+
+def checked_count(name: str, value: int, least: int = 1) -> int:
+    """Returns `value` if it is a Python integer of at least `least`, else raises."""
+    if not _is_integer(value) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+    return int(value)
+
+
+def checked_argnums(name: str, argnums: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Returns `argnums` as a tuple, or None for None; raises if one is not an integer."""
+    if argnums is None:
+        return None
+    each = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+    if not all(map(_is_integer, each)):
+        raise ValueError(f"`{name}` must be an integer or a sequence of integers, got {argnums!r}.")
+    return tuple(map(int, each))
 
 
 def checked_rho(rho: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
@@ -68,6 +83,10 @@ def _refuse_array(name: str, value: Any) -> None:
             f'array; `optax.inject_hyperparams` makes arrays of numbers: name "{name}" in its '
             "`static_args`."
         )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_real(value: Any) -> bool:

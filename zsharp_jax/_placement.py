@@ -30,12 +30,25 @@ def compiled_in_place(step: Callable[..., Any]) -> Callable[..., Any]:
         leaves, treedef = jax.tree.flatten(state)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return compiled(state, *inputs)
+        _refuse_explicit_axes((state, inputs))
         shardings = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
         if not all(isinstance(sharding, jax.NamedSharding) for sharding in shardings):
             return compiled(state, *inputs)
         return compiled_for(treedef, shardings)(state, *inputs)
 
     return step_in_place
+
+
+def _refuse_explicit_axes(tree: Any) -> None:
+    # JAX would fail somewhere within the network: few of Flax's layers know such axes.
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, jax.NamedSharding) and sharding.mesh.explicit_axes:
+            raise ValueError(
+                "the state and the batch must lie on a mesh with automatic axes, got explicit axes "
+                f"{sharding.mesh.explicit_axes}: make it with `jax.make_mesh(shape, names, "
+                "axis_types=(jax.sharding.AxisType.Auto,) * len(names))`."
+            )
 
 
 def own_array(leaf: Any) -> jax.Array:

@@ -1,0 +1,126 @@
+"""Inside `pmap`, `shard_map` and `vmap`, with the axis named: the step of the whole batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from problems import BATCH, moving_statistics_loss, network_loss, network_params
+
+from zsharp_jax import (
+    friendly_sam,
+    init_state,
+    mean_value_and_grad,
+    sam_step,
+    sharp_value_and_grad,
+    zsharp,
+)
+
+ASCENTS = {"zsharp": zsharp(0.1, 0.8), "friendly_sam": friendly_sam(0.1)}
+OPTIMIZER = optax.adamw(1e-2)
+
+
+def assert_close(found, expected):
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def spread(function, replicated, **options):
+    """`function` in a `shard_map` over eight devices, with two inputs that hold the batch."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = (*[P()] * replicated, P("data"), P("data"))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), **options))
+
+
+def per_device(array):
+    return array.reshape(8, -1, *array.shape[1:])
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("groups", [1, 8, 16])
+@pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+def test_a_shard_map_takes_the_step_of_one_device(ascent, groups, check_vma):
+    params, state = network_params(), ascent.init(network_params())
+    ascend = sharp_value_and_grad(network_loss, ascent, groups=groups, axis_name="data")
+    together = spread(ascend, replicated=2, check_vma=check_vma)
+    alone = jax.jit(sharp_value_and_grad(network_loss, ascent, groups=groups))
+    assert_close(together(params, state, *BATCH), alone(params, state, *BATCH))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_training_step_in_microbatches_in_a_shard_map(check_vma):
+    ascent = ASCENTS["zsharp"]
+    options = {"has_aux": True, "batch_argnums": (2, 3), "microbatches": 2}
+    step = sam_step(moving_statistics_loss, OPTIMIZER, ascent, axis_name="data", **options)
+    together = spread(step, replicated=2, check_vma=check_vma)
+    alone = sam_step(moving_statistics_loss, OPTIMIZER, ascent, **options)
+    states = [init_state(network_params(), OPTIMIZER, ascent) for _ in range(2)]
+    statistics = jnp.array(2.0)
+    for _ in range(3):
+        results = [
+            step(state, statistics, *BATCH)
+            for step, state in zip((together, alone), states, strict=True)
+        ]
+        states = [state for state, _ in results]
+        assert_close(*results)
+        statistics = results[1][1].aux
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_pmap_takes_the_step_of_one_device(groups):
+    ascent = ASCENTS["zsharp"]
+    together = jax.pmap(
+        sam_step(network_loss, OPTIMIZER, ascent, groups=groups, axis_name="batch"),
+        axis_name="batch",
+        donate_argnums=0,
+    )
+    alone = sam_step(network_loss, OPTIMIZER, ascent, groups=groups)
+    state = init_state(network_params(), OPTIMIZER, ascent)
+    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (8, *leaf.shape)), state)
+    for _ in range(3):
+        states, infos = together(states, *map(per_device, BATCH))
+        state, info = alone(state, *BATCH)
+    for device in (0, 7):
+        own = jax.tree.map(lambda leaf, i=device: leaf[i], (states, infos))
+        assert_close(own, (state, info))
+
+
+def test_a_vmap_over_parts_takes_the_step_of_the_batch():
+    ascent = ASCENTS["zsharp"]
+    params, state = network_params(), ascent.init(network_params())
+    together = sharp_value_and_grad(network_loss, ascent, axis_name="parts")
+    mapped = jax.vmap(together, in_axes=(None, None, 0, 0), axis_name="parts")
+    found = jax.tree.map(lambda leaf: leaf[0], mapped(params, state, *map(per_device, BATCH)))
+    assert_close(found, sharp_value_and_grad(network_loss, ascent)(params, state, *BATCH))
+
+
+def test_microbatches_of_each_device_by_itself():
+    """Without an axis named, a `shard_map` that keeps account of what varies runs them too."""
+    in_turn = mean_value_and_grad(network_loss, microbatches=2)
+
+    def mean(params, *batch):
+        own = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, "data", to="varying"), params)
+        return jax.lax.pmean(in_turn(own, *batch), "data")
+
+    found = spread(mean, replicated=1)(network_params(), *BATCH)
+    assert_close(found, jax.value_and_grad(network_loss)(network_params(), *BATCH))
+
+
+def test_groups_that_do_not_fit_the_devices_are_refused():
+    ascend = sharp_value_and_grad(network_loss, zsharp(0.1), groups=4, axis_name="batch")
+    params = network_params()
+    mapped = jax.pmap(ascend, axis_name="batch", in_axes=(None, None, 0, 0))
+    with pytest.raises(ValueError, match=r"`groups` must be 1 or a multiple of the 8 devices"):
+        mapped(params, zsharp(0.1).init(params), *map(per_device, BATCH))
+
+
+def test_counters_stay_what_they_are_and_statistics_are_averaged():
+    def loss_fn(w, counter, inputs):
+        return jnp.mean(inputs * w), (counter + 1, jnp.mean(inputs))
+
+    value_and_grad = mean_value_and_grad(loss_fn, True, axis_name="batch")
+    mapped = jax.pmap(value_and_grad, axis_name="batch", in_axes=(None, None, 0))
+    (_, (counter, mean)), _ = mapped(jnp.array(1.0), jnp.array(3), np.arange(16.0).reshape(8, 2))
+    assert np.all(counter == 4) and np.all(mean == 7.5)

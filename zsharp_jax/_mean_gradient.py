@@ -1,0 +1,142 @@
+"""The gradient of a batch that comes in parts: micro-batches in turn, devices side by side."""
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zsharp_jax._batch import in_microbatches
+from zsharp_jax._checks import checked_argnums, checked_count
+from zsharp_jax._precision import at_least_float32
+
+LossFn = Callable[..., Any]
+ValueAndGrad = Callable[..., tuple[Any, Any]]
+
+
+def mean_value_and_grad(
+    loss_fn: LossFn,
+    has_aux: bool = False,
+    *,
+    microbatches: int = 1,
+    axis_name: Hashable | None = None,
+    batch_argnums: int | Sequence[int] | None = None,
+) -> ValueAndGrad:
+    """`jax.value_and_grad` of a whole batch that is taken in parts.
+
+    The loss must be a mean over examples; then the mean over the parts is that of the batch. It is
+    taken in float32 at least, and returned in the dtype of what is averaged.
+
+    Args:
+        loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with `has_aux`.
+        has_aux: Whether `loss_fn` returns `(loss, aux)`. Floating-point leaves of aux are averaged
+            like the loss, so BatchNorm statistics become the mean of those of the parts. Others
+            (counters, keys) are taken from the last micro-batch, and on each device from its own.
+        microbatches: In how many parts of equal size the batch is taken, one after the other. It
+            takes the memory of one part and of one more gradient in float32.
+        axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over: take no
+            mean over it yourself. (Under `jax.jit` on a mesh there is nothing to name.)
+        batch_argnums: Which arguments of `loss_fn` hold the batch along their first axis, counted
+            as `jax.grad` counts: the parameters are 0. None: all but the parameters.
+
+    Returns:
+        A function of `params, *inputs` that returns `loss, gradients` or `(loss, aux), gradients`.
+
+    Raises:
+        ValueError: If an argument is out of range, or, on a call, if `microbatches` does not divide
+            the batch.
+
+    Example:
+        >>> def loss_fn(w, inputs, targets):
+        ...     return jnp.mean((inputs @ w - targets) ** 2)
+        >>> value_and_grad = mean_value_and_grad(loss_fn, microbatches=2)
+        >>> loss, gradient = value_and_grad(jnp.zeros(2), jnp.eye(2), jnp.array([1.0, 3.0]))
+        >>> print(loss, gradient)
+        5.0 [-1. -3.]
+    """
+    checked_count("microbatches", microbatches)
+    argnums = checked_argnums("batch_argnums", batch_argnums)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    if microbatches > 1:
+        value_and_grad = _in_turn(value_and_grad, microbatches, argnums)
+    return value_and_grad if axis_name is None else _over_axis(value_and_grad, axis_name)
+
+
+def varying(tree: Any, axis_name: Hashable) -> Any:
+    """The same, as something that each device of a mapped axis has for itself.
+
+    Where `jax.shard_map` keeps account of what varies, a gradient with respect to what does not has
+    been summed over the devices already: a mean of it is too large by their number.
+    """
+    manual_axes = jax.sharding.get_abstract_mesh().manual_axes
+
+    def cast(leaf):
+        if axis_name not in manual_axes or axis_name in _varies_over(leaf):  # as in a `jax.vmap`
+            return leaf
+        return jax.lax.pcast(leaf, axis_name, to="varying")
+
+    return jax.tree.map(cast, tree)
+
+
+def mean_over_axis(tree: Any, axis_name: Hashable) -> Any:
+    """Floating-point leaves become their mean over the devices of a mapped axis."""
+
+    def mean(leaf):
+        return jax.lax.pmean(at_least_float32(leaf), axis_name).astype(leaf.dtype)
+
+    return jax.tree.map(lambda leaf: mean(leaf) if is_averaged(leaf) else leaf, tree)
+
+
+def is_averaged(leaf: Any) -> bool:
+    """Whether a leaf can be a mean, which a counter or a PRNG key cannot."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _over_axis(value_and_grad: ValueAndGrad, axis_name: Hashable) -> ValueAndGrad:
+    def mean(params, *inputs):
+        return mean_over_axis(value_and_grad(varying(params, axis_name), *inputs), axis_name)
+
+    return mean
+
+
+def _in_turn(
+    value_and_grad: ValueAndGrad, microbatches: int, argnums: Collection[int] | None
+) -> ValueAndGrad:
+    def of_batch(params, *inputs):
+        stacks, joined = in_microbatches(inputs, argnums, microbatches)
+
+        def evaluate(part):
+            return value_and_grad(params, *joined(part))
+
+        def add(sums, part):
+            results = jax.tree.leaves(evaluate(part))
+            others = [leaf for leaf in results if not is_averaged(leaf)]
+            averaged = [at_least_float32(leaf) for leaf in results if is_averaged(leaf)]
+            return [each + new for each, new in zip(sums, averaged, strict=True)], others
+
+        first = jax.tree.map(lambda stack: stack[0], stacks)
+        likes, treedef = jax.tree.flatten(jax.eval_shape(evaluate, first))
+        zeros = [_zeros_of(like) for like in likes if is_averaged(like)]
+        sums, others = map(iter, jax.lax.scan(add, zeros, stacks))
+
+        def mean(like):
+            if not is_averaged(like):
+                return next(others)[-1]
+            return (next(sums) / microbatches).astype(like.dtype)
+
+        return jax.tree.unflatten(treedef, map(mean, likes))
+
+    return of_batch
+
+
+def _zeros_of(like: jax.ShapeDtypeStruct) -> jax.Array:
+    zeros = jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+    for axis_name in _varies_over(like):
+        zeros = varying(zeros, axis_name)
+    return zeros
+
+
+def _varies_over(leaf: Any) -> frozenset[Hashable]:
+    """The mapped axes over which a `jax.shard_map` knows a leaf to vary."""
+    kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    return getattr(getattr(kind, "manual_axis_type", None), "varying", frozenset())

@@ -1,0 +1,43 @@
+"""From the gradient at w to w + ε."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zsharp_jax._precision import at_least_float32
+
+
+def perturbation_of(
+    ascent: optax.GradientTransformation,
+    gradients: optax.Updates,
+    ascent_state: optax.OptState,
+    params: optax.Params,
+) -> tuple[optax.Updates, optax.OptState]:
+    """What the ascent makes of the gradient at w, and its next state."""
+    if isinstance(ascent_state, optax.MaskedState):
+        raise ValueError(
+            "`optax.masked` hands on the raw gradient of what it leaves out, which would be added "
+            "to the weights: use `masked_ascent`, which leaves those where they are."
+        )
+    # JAX's gradient with respect to a complex number is the conjugate of where the loss rises.
+    uphill = jax.tree.map(jnp.conj, gradients)
+    return ascent.update(uphill, ascent_state, params)
+
+
+def perturbed(params: optax.Params, perturbation: optax.Updates) -> optax.Params:
+    """w + ε in float32 at least, for bfloat16 weights of size 1 would round a small ε away."""
+
+    def moved(weight, step):
+        if weight is None:
+            return None
+        weight = at_least_float32(weight)
+        return (weight + step).astype(weight.dtype)
+
+    return jax.tree.map(moved, params, perturbation, is_leaf=lambda leaf: leaf is None)
+
+
+def like_gradients(sharp_gradients: Any, gradients: optax.Updates) -> optax.Updates:
+    """The gradient at w + ε in the dtypes of that at w, which is what the optimizer expects."""
+    return optax.tree.cast_like(sharp_gradients, gradients)
