@@ -64,13 +64,25 @@ def replicated(mesh, params):
     return jax.device_put(params, NamedSharding(mesh, P()))
 
 
-@pytest.mark.parametrize("place", [replicated, fully_sharded])
+def sharded_on_two_axes(mesh, params):
+    """Kernels are split along both axes of a mesh of four by two, as far as they can be."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def place(leaf):
+        names = zip(("data", "model"), (4, 2), leaf.shape, strict=False)
+        spec = P(*[name if length % size == 0 else None for name, size, length in names])
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, params)
+
+
+@pytest.mark.parametrize("place", [replicated, fully_sharded, sharded_on_two_axes])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
 def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
     alone = init_state(network_params(), OPTIMIZER, ascent)
     together = init_state(place(mesh, network_params()), OPTIMIZER, ascent)
-    split_batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, together)
+    split_batch = jax.device_put(BATCH, NamedSharding(together.step.sharding.mesh, P("data")))
     step, step_together = (sam_step(network_loss, OPTIMIZER, ascent) for _ in range(2))
 
     for _ in range(3):
@@ -109,6 +121,29 @@ def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, opti
             before,
         )
     assert counts[0] < counts[1] == counts[2] == counts[3]
+
+
+@pytest.mark.parametrize("options", [{"microbatches": 4}, {"groups": 8}, {"groups": 4}])
+def test_a_batch_in_parts_takes_the_same_step_on_a_mesh(mesh, options):
+    ascent, split = ASCENTS["zsharp"], NamedSharding(mesh, P("data"))
+    step, step_together = (sam_step(network_loss, OPTIMIZER, ascent, **options) for _ in range(2))
+    alone = step(init_state(network_params(), OPTIMIZER, ascent), *BATCH)
+    together = init_state(replicated(mesh, network_params()), OPTIMIZER, ascent)
+    together = step_together(together, *jax.device_put(BATCH, split))
+    chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["state", "batch"])
+def test_a_mesh_with_explicit_axes_is_refused_with_a_way_out(where):
+    explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    ascent, params, batch = ASCENTS["zsharp"], network_params(), BATCH
+    if where == "state":
+        params = replicated(explicit, params)
+    else:
+        batch = jax.device_put(batch, NamedSharding(explicit, P("data")))
+    state = init_state(params, OPTIMIZER, ascent)
+    with pytest.raises(ValueError, match=r"explicit axes \('data',\).*AxisType.Auto"):
+        sam_step(network_loss, OPTIMIZER, ascent)(state, *batch)
 
 
 @pytest.mark.parametrize("index", [0, 3])
