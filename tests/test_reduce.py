@@ -36,9 +36,8 @@ def test_sums(shape):
 
 
 def test_accelerators_do_not_fold():
-    stack = jnp.ones((1, 64, 64))
-    on = lambda platform: (  # noqa: E731
-        jax.jit(_reduce.layer_sums).trace(stack).lower(lowering_platforms=(platform,)).as_text()
-    )
-    assert on("cuda").count("stablehlo.reduce(") == 1
-    assert on("cpu").count("stablehlo.reduce(") == 2
+    stack, candidates = jnp.ones((1, 64, 64), jnp.int32), jnp.ones((1, 3), jnp.int32)
+    traced = jax.jit(_reduce.layer_counts).trace(stack, candidates)
+    on = lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()  # noqa: E731
+    assert on("cuda").count("stablehlo.reduce(") == 3
+    assert on("cpu").count("stablehlo.reduce(") == 5

@@ -10,9 +10,16 @@ import optax
 
 from zsharp_jax._checks import checked_choice, checked_min_ndim, checked_quantile
 from zsharp_jax._order_statistic import cuts
-from zsharp_jax._reduce import computed_anew, layer_counts
+from zsharp_jax._reduce import layer_counts
 from zsharp_jax._stack import Stacks, stacked
-from zsharp_jax._zscore import Interval, Statistics, interval_below, statistics_of, zscore_bits
+from zsharp_jax._zscore import (
+    Interval,
+    Statistics,
+    interval_below,
+    lifting_if_any_is_tiny,
+    statistics_of,
+    zscore_bits,
+)
 
 Scope = Literal["layer", "global"]
 
@@ -108,11 +115,13 @@ def _kept_over_all_layers(gradients: list[jax.Array], quantile: float) -> list[j
 def _count_below(layers: Stacks, statistics: Statistics, candidates: jax.Array) -> jax.Array:
     """How many entries of each layer lie below its candidates; both of shape (layers, 3)."""
 
-    def counts(stack, candidates, statistics):
-        return layer_counts(zscore_bits(stack, statistics), candidates)
+    def counts(layers, is_tiny, statistics, candidates):
+        def of_stack(stack, statistics, candidates):
+            return layer_counts(zscore_bits(stack, statistics), candidates)
 
-    layers, statistics, candidates = computed_anew(layers, statistics, candidates)
-    return layers.reduce(counts, candidates, statistics)
+        return layers.reduce(of_stack, statistics._replace(is_tiny=is_tiny), candidates)
+
+    return lifting_if_any_is_tiny(counts, layers, statistics.is_tiny, statistics, candidates)
 
 
 def _without(

@@ -1,7 +1,7 @@
 """How far every entry of a layer stands out from the others (paper, section 2.2)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +32,20 @@ class Statistics(NamedTuple):
 
 def statistics_of(layers: Stacks, *, with_std: bool) -> Statistics:
     """In the widest dtype of all layers, float32 at least, whatever is asked of them."""
-    highest, lowest = layers.reduce(_highest), layers.reduce(_lowest)
-    sizes = jnp.asarray(layers.sizes, highest.dtype)
-    is_tiny = jnp.maximum(highest, -lowest) < _constants(layers, _tiny, highest.dtype)
+    magnitude = layers.reduce(_magnitude)
+    sizes = jnp.asarray(layers.sizes, magnitude.dtype)
+    is_tiny = magnitude < _constants(layers, _tiny, magnitude.dtype)
 
     # Rough also in that subnormal numbers count as 0.
-    factor = jnp.where(is_tiny, _constants(layers, _lift, highest.dtype), 1)
+    factor = jnp.where(is_tiny, _constants(layers, _lift, magnitude.dtype), 1)
     rough_mean = layers.reduce(_scaled_sums, factor) / sizes
     # Once more about the rough mean: this takes away the rounding of the first sum, and leaves
     # a constant tensor with deviations of exactly 0.
     mean = rough_mean + _sums_of(_deviations, layers, is_tiny, rough_mean) / sizes
 
     # Which of some subnormal numbers is the largest, a CPU does not tell: what they are lifted to.
-    lifted = _constants(layers, lambda dtype: 2 * _lift(dtype) * _tiny(dtype), highest.dtype)
-    largest = jnp.where(is_tiny, lifted, jnp.maximum(highest - mean, mean - lowest))
+    lifted = _constants(layers, lambda dtype: 2 * _lift(dtype) * _tiny(dtype), magnitude.dtype)
+    largest = jnp.where(is_tiny, lifted, magnitude + jnp.abs(mean))
     if not with_std:
         return Statistics(is_tiny, mean, None, largest)
 
@@ -132,12 +132,8 @@ def _deviations(stack: jax.Array, is_tiny: jax.Array, mean: jax.Array) -> jax.Ar
     return _lifted(stack, is_tiny).astype(mean.dtype) - of_entries(mean, stack)
 
 
-def _highest(stack: jax.Array) -> jax.Array:
-    return at_least_float32(jnp.max(stack, axis=tuple(range(1, stack.ndim))))
-
-
-def _lowest(stack: jax.Array) -> jax.Array:
-    return at_least_float32(jnp.min(stack, axis=tuple(range(1, stack.ndim))))
+def _magnitude(stack: jax.Array) -> jax.Array:
+    return at_least_float32(jnp.max(jnp.abs(stack), axis=tuple(range(1, stack.ndim))))
 
 
 def _scaled_sums(stack: jax.Array, factor: jax.Array) -> jax.Array:
@@ -156,15 +152,26 @@ def _sums_of(
     def sums(layers, is_tiny, mean):
         return layers.reduce(lambda *own: layer_sums(term(*own)), is_tiny, mean)
 
-    def sums_without_lifting(layers, is_tiny, mean):
-        return sums(layers, jnp.zeros_like(is_tiny), mean)
+    return lifting_if_any_is_tiny(sums, layers, is_tiny, mean)
 
-    def on_cpu(layers, is_tiny, mean):
-        # A CPU does not lift and sum in one pass: it would write down a lifted copy of everything.
-        return jax.lax.cond(jnp.any(is_tiny), sums, sums_without_lifting, layers, is_tiny, mean)
 
-    inputs = computed_anew(layers, is_tiny, mean)
-    return jax.lax.platform_dependent(*inputs, cpu=on_cpu, default=sums)
+def lifting_if_any_is_tiny(
+    pass_over: Callable[..., jax.Array], layers: Stacks, is_tiny: jax.Array, *own: Any
+) -> jax.Array:
+    """`pass_over(layers, is_tiny, *own)`, on a CPU without a thought of lifting if none has to be.
+
+    There it takes as long as all else in a pass, or even has a lifted copy written down.
+    """
+
+    def without_lifting(layers, is_tiny, *own):
+        return pass_over(layers, jnp.zeros_like(is_tiny), *own)
+
+    def on_cpu(layers, is_tiny, *own):
+        any_is_tiny = jnp.any(is_tiny)
+        return jax.lax.cond(any_is_tiny, pass_over, without_lifting, layers, is_tiny, *own)
+
+    inputs = computed_anew(layers, is_tiny, *own)
+    return jax.lax.platform_dependent(*inputs, cpu=on_cpu, default=pass_over)
 
 
 def _lifted(stack: jax.Array, is_tiny: jax.Array) -> jax.Array:
