@@ -27,7 +27,7 @@ NETWORKS = ("resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "vit_7_8_12_76
 RHO = 0.05
 SIDE = 32
 # Those that the figures are about take all turns; the others are far off or for comparison.
-MAIN = ("adamw", "two gradients", "sam", "zsharp")
+MAIN = ("adamw", "plain step of zsharp", "two gradients", "sam", "zsharp")
 HEADER = ("step", "ms (median)", "quartiles", "turns", "over adamw", "over sam", "s to compile",
           "MB temporary")  # fmt: skip
 
@@ -115,13 +115,16 @@ def contenders(loss_fn: Callable[..., Any]) -> dict[str, tuple[Callable[[Any], A
     optimizer = optax.adamw(1e-3, weight_decay=5e-5)
     sorted_filter = optax.chain(optax.stateless(filter_by_sorting), scale_to_norm(RHO))
 
-    def sharp(ascent):
+    never = optax.constant_schedule(0.0)
+
+    def sharp(ascent, **options):
         start = functools.partial(init_state, optimizer=optimizer, ascent=ascent)
-        return start, sam_step(loss_fn, optimizer, ascent, has_aux=True)
+        return start, sam_step(loss_fn, optimizer, ascent, has_aux=True, **options)
 
     bare = functools.partial(init_state, optimizer=optimizer, ascent=optax.identity())
     return {
         "adamw": (bare, plain_step(loss_fn, optimizer)),
+        "plain step of zsharp": sharp(zsharp(never, QUANTILE), plain_if_zero=True),
         "two gradients": (bare, two_gradients(loss_fn, optimizer)),
         "sam": sharp(sam(RHO)),
         "zsharp": sharp(zsharp(RHO, QUANTILE)),

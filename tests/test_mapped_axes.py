@@ -14,6 +14,7 @@ from zsharp_jax import (
     friendly_sam,
     init_state,
     mean_value_and_grad,
+    periodic_rho,
     sam_step,
     sharp_value_and_grad,
     zsharp,
@@ -66,6 +67,22 @@ def test_a_training_step_in_microbatches_in_a_shard_map(check_vma):
         states = [state for state, _ in results]
         assert_close(*results)
         statistics = results[1][1].aux
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_plain_steps_in_a_shard_map(groups, check_vma):
+    ascent = zsharp(periodic_rho(0.1, every=2, start=1))
+    options = {"groups": groups, "plain_if_zero": True}
+    together = sharp_value_and_grad(network_loss, ascent, axis_name="data", **options)
+    together = spread(together, replicated=2, check_vma=check_vma)
+    params, state = network_params(), ascent.init(network_params())
+    (_, gradients), state, _ = together(params, state, *BATCH)
+    assert_close(gradients, jax.grad(network_loss)(params, *BATCH))
+    found = together(params, state, *BATCH)
+    assert_close(
+        found, jax.jit(sharp_value_and_grad(network_loss, ascent, **options))(params, state, *BATCH)
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 8])

@@ -139,6 +139,8 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
         (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
         (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
         (["train", "--batch-size", "1438"], "at most the 1437 training images, got 1438"),
+        (["train", "--train-images", "1438"], "`train_images` must be at most 1437, got 1438"),
+        (["compare", "--train-images", "0"], "`train_images` must be at least 1, got 0"),
         (["train", "--dataset", "cifar10", "--timeout", "0"], "`timeout` must be finite and above"),
         (
             ["train", "--dataset", "cifar10", "--archive", "no/where"],

@@ -53,6 +53,17 @@ def test_the_digest_is_that_of_the_content_and_not_taken_twice(tmp_path, monkeyp
     assert dataset.sha256() == taken_anew
 
 
+def test_the_first_training_images_alone():
+    digits = load("digits", Origin())
+    few = digits.first(100)
+    np.testing.assert_array_equal(few.train_images, digits.train_images[:100])
+    np.testing.assert_array_equal(few.train_labels, digits.train_labels[:100])
+    assert len(few.test_images) == 360 and few.sha256() != digits.sha256()
+    assert digits.first(None).sha256() == digits.sha256()
+    with pytest.raises(RequestError, match="`train_images` must be at most 1437, got 1438"):
+        digits.first(1438)
+
+
 def test_channel_statistics_are_exact(tmp_path, monkeypatch):
     path, _ = archives.write_official("cifar10", tmp_path)
     dataset = load("cifar10", Origin(tmp_path / "data", path, verify=False))

@@ -118,6 +118,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     prepare.add_origin_options(parser)
     add("--model", metavar="NAME", help=f"the network ({_per_dataset('model')})")
     add(
+        "--train-images", type=int, metavar="N",
+        help="train on the first N training images alone (default: all)",
+    )  # fmt: skip
+    add(
         "--batch-size",
         type=int,
         metavar="N",
@@ -194,6 +198,7 @@ def _settings(options: argparse.Namespace, method: str, seed: int) -> Settings:
         epochs=epochs if options.steps is None else None,
         batch_size=defaults.batch_size if options.batch_size is None else options.batch_size,
         steps=options.steps,
+        train_images=options.train_images,
         dtype=options.dtype,
         quantile=options.quantile,
         recipe=options.recipe,

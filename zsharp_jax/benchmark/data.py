@@ -47,6 +47,23 @@ class Dataset:
                     f"got {labels.min()} to {labels.max()}"
                 )
 
+    def first(self, train_images: int | None) -> "Dataset":
+        """The same with the first so many training images alone; None for all.
+
+        Raises:
+            RequestError: If there are not as many.
+        """
+        if train_images is not None and train_images > len(self.train_images):
+            raise RequestError(
+                f"`train_images` must be at most {len(self.train_images)}, got {train_images}"
+            )
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[:train_images],
+            train_labels=self.train_labels[:train_images],
+            known_sha256=None if train_images else self.known_sha256,
+        )
+
     def sha256(self) -> str:
         """The digest of all images and labels, whatever archive they came in."""
         return self.known_sha256 or contents.digest(

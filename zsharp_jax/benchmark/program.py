@@ -79,7 +79,7 @@ def plain_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         info = SamInfo(loss, loss, optax.tree.norm(gradients), jnp.zeros_like(loss), aux)
-        return SamState(params, opt_state, state.ascent_state, state.step + 1), info
+        return state._replace(params=params, opt_state=opt_state, step=state.step + 1), info
 
     return step
 

@@ -45,7 +45,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     """Trains all runs, and writes the file of each as soon as it is over.
 
     Args:
-        runs: Of one dataset and batch size. Those that differ in seed and rho alone are best next
+        runs: Of one dataset, as many of its images, and one batch size. Those that differ in seed and rho alone are best next
             to each other: they are compiled once.
         request: How.
 
@@ -57,7 +57,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     """
     results.prepare_folder(request.folder)
     _check_device()
-    dataset = data.load(runs[0].dataset, request.origin)
+    dataset = data.load(runs[0].dataset, request.origin).first(runs[0].train_images)
     steps_per_epoch = _checked_steps_per_epoch(runs[0], len(dataset.train_images))
     total = sum(planned_steps(settings, steps_per_epoch) for settings in runs)
     data_sha256 = dataset.sha256()

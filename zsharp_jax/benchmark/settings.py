@@ -105,6 +105,7 @@ class Settings:
         batch_size: How many images a step takes; the last ones that fill no batch are left out of
             an epoch.
         steps: How many steps; None where `epochs` says when to stop.
+        train_images: How many of the training images, the first of them; None for all.
         dtype: What the network computes in: `float32` or `bfloat16`.
         quantile: Q_p of the methods that filter (paper: 0.95).
         recipe: The name in `RECIPES` that the values below came from, where nothing else was said.
@@ -118,6 +119,7 @@ class Settings:
     epochs: int | None
     batch_size: int
     steps: int | None = None
+    train_images: int | None = None
     dtype: str = "float32"
     quantile: float = 0.95
     recipe: str = "paper"
@@ -138,7 +140,7 @@ class Settings:
         known("optimizer", self.optimizer, OPTIMIZERS)
         if (self.epochs is None) == (self.steps is None):
             raise RequestError("either `epochs` or `steps` must be given, not both")
-        for name in ("epochs", "batch_size", "steps", "decay_epochs"):
+        for name in ("epochs", "batch_size", "steps", "train_images", "decay_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"`{name}` must be at least 1, got {value}")
