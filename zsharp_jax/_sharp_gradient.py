@@ -4,6 +4,7 @@ Both passes may take the batch in micro-batches or over devices, and groups of t
 have a perturbation of their own.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -115,50 +116,56 @@ def sharp_value_and_grad(
         axis_name=axis_name if groups == 1 else None,
         batch_argnums=argnums,
     )
+    each_group = _at_once if groups == 1 else functools.partial(jax.vmap, axis_name=GROUP_AXIS)
 
-    def ascend(params, ascent_state, *inputs):
-        value, gradients = value_and_grad(params, *inputs)
-        perturbation, ascent_state = perturbation_of(ascent, gradients, ascent_state, params)
-        perturbation_norm = tree_norm(perturbation)
+    def both_passes(params, ascent_state, parts, joined):
+        """What `ascend` returns, of each group."""
 
-        def sharp_pass(perturbation):
-            sharp_value, gradients_there = value_and_grad(perturbed(params, perturbation), *inputs)
-            return sharp_value, like_gradients(gradients_there, gradients)
+        def clean_pass(part):
+            return value_and_grad(params, *joined(part))
 
+        def perturb(gradients):
+            return perturbation_of(ascent, gradients, ascent_state, params)
+
+        def sharp_pass(part, gradients, perturbation):
+            value, sharp_gradients = value_and_grad(perturbed(params, perturbation), *joined(part))
+            return value, like_gradients(sharp_gradients, gradients)
+
+        value, gradients = each_group(clean_pass)(parts)
+        perturbation, next_state = each_group(perturb)(gradients)
+        norm = each_group(tree_norm)(perturbation)
+
+        arguments = (parts, gradients, perturbation)
         if plain_if_zero:
-            is_zero = perturbation_norm == 0
-            if groups > 1:  # one answer for all, or both passes would be taken and one chosen
-                is_zero = jax.lax.pmin(is_zero.astype(jnp.int32), GROUP_AXIS) == 1
             sharp_value, sharp_gradients = jax.lax.cond(
-                is_zero, lambda _: (value, gradients), sharp_pass, perturbation
+                jnp.all(norm == 0),
+                lambda *_: (value, gradients),
+                each_group(sharp_pass),
+                *arguments,
             )
         else:
-            sharp_value, sharp_gradients = sharp_pass(perturbation)
+            sharp_value, sharp_gradients = each_group(sharp_pass)(*arguments)
 
         loss, aux = value if has_aux else (value, None)
         sharp_loss = sharp_value[0] if has_aux else sharp_value
-        info = SamInfo(loss, sharp_loss, tree_norm(gradients), perturbation_norm, aux)
-        return (value, sharp_gradients), ascent_state, info
+        info = SamInfo(loss, sharp_loss, each_group(tree_norm)(gradients), norm, aux)
+        return (value, sharp_gradients), next_state, info
 
-    return ascend if groups == 1 else _by_group(ascend, groups, axis_name, argnums)
-
-
-def _by_group(
-    ascend: Ascend, groups: int, axis_name: Hashable | None, argnums: Sequence[int] | None
-) -> Ascend:
-    def mean_over_groups(params, ascent_state, *inputs):
+    def ascend(params, ascent_state, *inputs):
+        if groups == 1:
+            return both_passes(params, ascent_state, inputs, joined=lambda inputs: inputs)
         if axis_name is not None:
             params = varying(params, axis_name)
-        stacks, joined = in_groups(inputs, argnums, _groups_here(groups, axis_name))
-
-        def one_group(part):
-            return ascend(params, ascent_state, *joined(part))
-
-        results = jax.vmap(one_group, axis_name=GROUP_AXIS)(stacks)
-        means = jax.tree.map(_mean, results)
+        parts, joined = in_groups(inputs, argnums, _groups_here(groups, axis_name))
+        means = jax.tree.map(_mean, both_passes(params, ascent_state, parts, joined))
         return means if axis_name is None else mean_over_axis(means, axis_name)
 
-    return mean_over_groups
+    return ascend
+
+
+def _at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `jax.vmap` is to several groups, to the batch as a whole."""
+    return function
 
 
 def _groups_here(groups: int, axis_name: Hashable | None) -> int:

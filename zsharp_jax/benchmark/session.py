@@ -45,8 +45,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     """Trains all runs, and writes the file of each as soon as it is over.
 
     Args:
-        runs: Of one dataset, as many of its images, and one batch size. Those that differ in seed and rho alone are best next
-            to each other: they are compiled once.
+        runs: Of one dataset, as many of its images, and one batch size. Those that differ in seed
+            and rho alone are best next to each other: they are compiled once.
         request: How.
 
     Returns:
