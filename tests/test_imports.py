@@ -75,6 +75,7 @@ REPORT_LAYERS = [
     "rows",
     "cells",
     "tables",
+    "speed",
     "report",
 ]
 
