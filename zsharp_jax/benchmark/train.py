@@ -57,16 +57,19 @@ class Outcome:
     )
     step_losses: list[float] = dataclasses.field(default_factory=list)
 
+    def whole_seconds(self, steps_per_epoch: int) -> list[float]:
+        """The seconds of each epoch, as many as it would take had it not been cut short."""
+        return [
+            steps_per_epoch * seconds / min(steps_per_epoch, self.steps - steps_per_epoch * epoch)
+            for epoch, seconds in enumerate(self.curves["seconds"])
+        ]
+
     def final(self, steps_per_epoch: int) -> dict[str, Any]:
         """The figures of the last epoch, and the median seconds that a whole epoch takes."""
         figures: dict[str, Any] = {name: (self.curves[name] or [None])[-1] for name in CURVES}
-        seconds = self.curves["seconds"]
-        counts = [steps_per_epoch] * len(seconds)
-        if counts and self.status == "finished":
-            counts[-1] = self.steps - steps_per_epoch * (len(counts) - 1)
-        rates = [steps_per_epoch * s / count for s, count in zip(seconds, counts, strict=True)]
+        seconds = self.whole_seconds(steps_per_epoch)
         del figures["seconds"]
-        figures["seconds_per_epoch"] = statistics.median(rates) if rates else None
+        figures["seconds_per_epoch"] = statistics.median(seconds) if seconds else None
         return figures
 
 
@@ -86,7 +89,9 @@ def train(
     settings: Settings,
     report: Report,
     checkpoints: Checkpoints | None = None,
+    *,
     resume: bool = False,
+    tell_epoch: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Trains one seed.
 
@@ -97,6 +102,7 @@ def train(
             (NaN before the first) after every step.
         checkpoints: Where to keep checkpoints; None for nowhere.
         resume: Whether to go on from the newest of them, if there is one.
+        tell_epoch: Called after every epoch with what has been found so far.
 
     Returns:
         What was found. A run that tells of a loss or a norm that is not finite stops there and
@@ -138,6 +144,8 @@ def train(
             for curve, value in zip(CURVES, (*means, test_loss, accuracy, seconds), strict=True):
                 outcome.curves[curve].append(value)
             report(outcome.steps, told[-1][0], accuracy)
+            if tell_epoch:
+                tell_epoch(outcome)
             epochs = len(outcome.curves["seconds"])
             if checkpoints and checkpoints.is_due(epochs, is_last=outcome.steps == total):
                 progress = {"told": told, "curves": outcome.curves}
