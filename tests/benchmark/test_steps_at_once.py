@@ -11,7 +11,7 @@ from zsharp_jax.benchmark import program
 from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.train import train
 
-RUN = dataclasses.replace(SETTINGS, batch_size=8)  # two epochs of six steps
+RUN = dataclasses.replace(SETTINGS, method="adamw", batch_size=8)  # two epochs of six steps
 CUT_SHORT = dataclasses.replace(RUN, epochs=None, steps=9)
 
 
@@ -53,7 +53,7 @@ def test_what_is_not_finite_within_a_call_ends_the_run_at_its_step(by_three):
         return carry, poisoned if is_third_call else info
 
     outcome = train(dataclasses.replace(by_three, step=poisoned_step), RUN, silent)
-    assert outcome.error == "zsharp, seed 0: the sharp loss is inf at step 8"
+    assert outcome.error == "adamw, seed 0: the sharp loss is inf at step 8"
     assert outcome.steps == 8 and len(outcome.step_losses) == 7
     assert len(outcome.curves["train_loss"]) == 1
 

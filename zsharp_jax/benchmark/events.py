@@ -72,8 +72,9 @@ def _begin(folder: pathlib.Path) -> Any:
 
 
 def _event(epoch: int, values: dict[str, float]) -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    # Protobuf makes the classes when they are imported, where pyright cannot see them.
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     return Event(wall_time=time.time(), step=epoch, summary=Summary(value=scalars))
