@@ -86,6 +86,7 @@ REPORT_LAYERS = [
     "rows",
     "cells",
     "tables",
+    "speed",
     "report",
 ]
 

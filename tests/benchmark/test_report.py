@@ -42,7 +42,7 @@ def test_the_exact_table_of_a_known_set(tmp_path):
     assert reported(tmp_path).splitlines()[:15] == [
         "# Results",
         "",
-        "Made from 4 run files; device cpu; JAX 0.10.2; commit cccccccccccc.",
+        "Made from 4 run files; device 2-core cpu; JAX 0.10.2; commit cccccccccccc.",
         "",
         "## Table 1: networks and methods",
         "",

@@ -77,6 +77,12 @@ DAMAGED = {
     "long": (changed("settings.model", "m" * 10**6), '`model` must be a word, got "mmmm'),
     "no final": (changed("final", None), "`final` must be an object, got null"),
     "final": (changed("final.test_accuracy", 0.99), "must be 0.9, the last of its curve"),
+    "no time": (
+        changed("final.seconds_per_epoch", 0),
+        "`seconds_per_epoch` must be above 0, got 0",
+    ),
+    "time": (changed("compile_seconds", "1 s"), "`compile_seconds` must be a finite number"),
+    "no batch": (changed("settings.batch_size", 0), "`batch_size` must be an integer from 1 up"),
     "status": (changed("status", 0), "`status` must be a word, got 0"),
     "no data": (changed("data_sha256", ...), "`data_sha256` must be a word, got null"),
     "surrogate": (changed("status", "\ud800"), '`status` must be a word, got "\\ud800"'),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import zsharp_jax
-from zsharp_jax.benchmark import draw, prepare, report, results, session
+from zsharp_jax.benchmark import draw, events, prepare, report, results, session
 from zsharp_jax.benchmark.errors import RequestError, known
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import DEFAULTS, OPTIMIZERS, RECIPES, Settings
@@ -144,6 +144,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         help="keep a checkpoint after every N epochs, and after the last (default: none)",
     )  # fmt: skip
     add(
+        "--tensorboard", type=pathlib.Path, metavar="FOLDER",
+        help="also write the curves there for TensorBoard, a folder per run (default: do not)",
+    )  # fmt: skip
+    add(
         "--resume", action="store_true",
         help="take runs that have finished from their files, and go on with one that was broken "
         "off from its newest checkpoint (default: train anew)",
@@ -255,7 +259,16 @@ def _request(options: argparse.Namespace, command: list[str]) -> session.Request
     every = options.checkpoint_every
     if every is not None and every < 1:
         raise RequestError(f"`checkpoint_every` must be at least 1, got {every}")
-    return session.Request(command, prepare.origin(options), options.out, every, options.resume)
+    if options.tensorboard is not None:
+        events.check_installed()
+    return session.Request(
+        command,
+        prepare.origin(options),
+        options.out,
+        checkpoint_every=every,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
+    )
 
 
 def _told(records: Sequence[Record], folder: pathlib.Path, and_more: str = "") -> int:

@@ -1,6 +1,7 @@
 """The fields of a file that may come from anywhere: each is checked before it is used."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -60,6 +61,16 @@ def curve(record: dict[str, Any], name: str) -> np.ndarray:
         if not 0 <= number(value, f"curves.{name}") <= most:
             raise DamagedError(f"`curves.{name}` must lie in [0, {most:g}], got {brief(value)}")
     return np.array(values, float)
+
+
+def seconds(record: dict[str, Any], name: str) -> float:
+    """A field with a time; NaN where there is none, as in a run that failed in its first epoch."""
+    value = record.get(name)
+    if value is None:
+        return math.nan
+    if not number(value, name) > 0:
+        raise DamagedError(f"`{name}` must be above 0, got {brief(value)}")
+    return float(value)
 
 
 def setting(settings: dict[str, Any], name: str) -> Value:

@@ -6,6 +6,7 @@ one compiled step.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.models import MODELS
 
 _MOST_TEST_IMAGES = 500  # evaluated at once
+_MOST_STEPS = 100  # taken at once: the progress bar moves, and a Ctrl-C is noticed, between calls
 
 
 class Carry(NamedTuple):
@@ -51,16 +53,20 @@ class Program:
     Attributes:
         data: The dataset on the device.
         steps_per_epoch: How many whole batches the training images give.
+        steps_at_once: How many steps a call of `step` takes: one on a CPU, and elsewhere as many as
+            divide both an epoch and the run.
         test_batch: How many test images are evaluated at once.
         start: From a seed's key to the first `Carry`.
         draw_order: From a seed's key and an epoch to the rows of each batch, (steps, batch size).
-        step: From `Carry`, data, key, order and rho to the next `Carry` and what the step tells.
+        step: From `Carry`, data, key, order and rho to the next `Carry` and what the step tells;
+            what several steps tell is stacked.
         evaluate: From `Carry`, data and the first row to the sums of right answers and losses.
         compile_seconds: How long compiling took.
     """
 
     data: DeviceData
     steps_per_epoch: int
+    steps_at_once: int
     test_batch: int
     start: Callable[..., Carry]
     draw_order: Callable[..., jax.Array]
@@ -143,6 +149,11 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
         )
         return Carry(state, info.aux), info._replace(aux=None)
 
+    steps_at_once = _steps_at_once(steps_per_epoch, settings.steps, jax.default_backend())
+
+    def several_steps(carry, *inputs):
+        return jax.lax.scan(lambda carry, _: step(carry, *inputs), carry, length=steps_at_once)
+
     test_size = len(dataset.test_images)
     test_batch = min(_MOST_TEST_IMAGES, test_size)
 
@@ -161,18 +172,28 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
     carry, order = jax.eval_shape(begin, variables), jax.eval_shape(draw_order, key, number)
     compiled_begin = jax.jit(begin).lower(variables).compile()
     compiled_order = jax.jit(draw_order).lower(key, number).compile()
-    compiled_step = jax.jit(step, donate_argnums=0).lower(carry, data, key, order, rho).compile()
+    call = step if steps_at_once == 1 else several_steps
+    compiled_call = jax.jit(call, donate_argnums=0).lower(carry, data, key, order, rho).compile()
     compiled_evaluate = jax.jit(evaluate).lower(carry, data, number).compile()
     return Program(
         data,
         steps_per_epoch,
+        steps_at_once,
         test_batch,
         lambda key: compiled_begin(initialise(key)),
         compiled_order,
-        compiled_step,
+        compiled_call,
         compiled_evaluate,
         compile_seconds=time.perf_counter() - started,
     )
+
+
+def _steps_at_once(steps_per_epoch: int, steps: int | None, platform: str) -> int:
+    """See `Program`; `steps` is how many the run takes where it does not take whole epochs."""
+    if platform == "cpu":  # where XLA convolves far more slowly inside a compiled loop
+        return 1
+    common = math.gcd(steps_per_epoch, steps or steps_per_epoch)
+    return max(count for count in range(1, _MOST_STEPS + 1) if common % count == 0)
 
 
 def ascent_of(settings: Settings, rho: Any, params: Any) -> optax.GradientTransformation:

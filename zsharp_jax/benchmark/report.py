@@ -1,4 +1,4 @@
-"""The command `zsharp-bench report`: the paper's tables, made from any folder of run files."""
+"""The command `zsharp-bench report`: the paper's tables and one of the speed, from run files."""
 
 import argparse
 import pathlib
@@ -10,6 +10,7 @@ from zsharp_jax.benchmark.cells import escaped
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.rows import rows_of
 from zsharp_jax.benchmark.runs import Run, read_folder
+from zsharp_jax.benchmark.speed import speed
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -17,8 +18,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report",
         help="make the paper's tables from run files",
-        description="Makes the paper's tables 1 and 2, as Markdown, from all run files in a "
-        "folder. A damaged file is named and skipped, and the command then exits with 1.",
+        description="Makes the paper's tables 1 and 2, and one of the speed, as Markdown, from all "
+        "run files in a folder. A damaged file is named and skipped, and the command then exits "
+        "with 1.",
     )
     parser.add_argument(
         "folder", type=pathlib.Path, metavar="FOLDER", help="where run files (*.json) lie"
@@ -71,6 +73,7 @@ def markdown(runs: Sequence[Run], skipped: int) -> str:
     if rows:
         lines += [*tables.table_1(rows), *tables.table_2(rows)]
         lines += _listed("How to read the tables", tables.NOTES)
+        lines += speed(rows)
     lines += _listed("Runs that failed or were cut short, in no average", [
         f"{_name(run)}: {_end(run)}" for row in rows for run in row.others
     ])  # fmt: skip

@@ -82,8 +82,8 @@ def _commit() -> str | None:
         return None
 
 
-def prepare_folder(folder: pathlib.Path) -> None:
-    """Makes `folder` where it is missing, and makes sure that files can be written there.
+def prepare_folder(folder: pathlib.Path, option: str = "--out") -> None:
+    """Makes the folder of an option where it is missing, and makes sure that it can be written to.
 
     Raises:
         RequestError: If they cannot.
@@ -93,7 +93,7 @@ def prepare_folder(folder: pathlib.Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RequestError(f"cannot write to --out {folder}: {error.strerror}") from None
+        raise RequestError(f"cannot write to {option} {folder}: {error.strerror}") from None
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from zsharp_jax.benchmark.fields import (
     dictionary,
     integer,
     number,
+    seconds,
     setting,
     word,
 )
@@ -46,6 +47,9 @@ class Run:
         steps: How many steps it took.
         planned_steps: How many it was to take.
         curves: A value per epoch for each of `NEEDED_CURVES`.
+        images_per_epoch: How many training images the steps of a whole epoch take.
+        seconds_per_epoch: The median of its epochs; NaN where the file does not tell.
+        compile_seconds: How long its program took to compile; NaN where the file does not tell.
         origin: What it was made on and with: device, JAX, commit.
     """
 
@@ -60,6 +64,9 @@ class Run:
     steps: int
     planned_steps: int
     curves: dict[str, np.ndarray]
+    images_per_epoch: int
+    seconds_per_epoch: float
+    compile_seconds: float
     origin: dict[str, str]
 
     @property
@@ -138,7 +145,7 @@ def _run(path: pathlib.Path, record: Any) -> Run:
         raise DamagedError(f"`format` must be {FORMAT}, got {brief(record['format'])}")
     settings = dictionary(record, "settings")
     steps_per_epoch, steps = integer(record, "steps_per_epoch", 1), integer(record, "steps")
-    error = record.get("error")
+    error, final = record.get("error"), dictionary(record, "final")
     run = Run(
         path,
         dataset=word(settings, "dataset"),
@@ -155,9 +162,12 @@ def _run(path: pathlib.Path, record: Any) -> Run:
         steps=steps,
         planned_steps=_planned_steps(settings, steps_per_epoch),
         curves={name: curve(dictionary(record, "curves"), name) for name in NEEDED_CURVES},
+        images_per_epoch=steps_per_epoch * integer(settings, "batch_size", 1),
+        seconds_per_epoch=seconds(final, "seconds_per_epoch"),
+        compile_seconds=seconds(record, "compile_seconds"),
         origin=_origin(record),
     )
-    _check_length(run, steps_per_epoch, dictionary(record, "final"))
+    _check_length(run, steps_per_epoch, final)
     return run
 
 
@@ -195,8 +205,11 @@ def _origin(record: dict[str, Any]) -> dict[str, str]:
         within = record.get(part)
         return within.get(name) if isinstance(within, dict) else None
 
+    device, cores = told("device", "kind"), told("device", "cpu_cores")
+    if device == "cpu" and isinstance(cores, int):  # JAX calls every CPU by that name
+        device = f"{cores}-core cpu"
     found = {
-        "device": told("device", "kind"),
+        "device": device,
         "JAX": told("versions", "jax"),
         "commit": record.get("commit"),
     }

@@ -1,5 +1,6 @@
 """Several runs in a row as a user sees them: a progress bar, run files, a table and a picture."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -15,10 +16,11 @@ import rich.table
 from zsharp_jax.benchmark import data, figures, interrupts, results
 from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.events import EventFile
 from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import Settings
-from zsharp_jax.benchmark.train import planned_steps, train
+from zsharp_jax.benchmark.train import Outcome, planned_steps, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Request:
         checkpoint_every: After how many epochs a checkpoint is kept; None for never.
         resume: Whether runs that have finished are taken from their files, and one that was broken
             off goes on from its newest checkpoint.
+        tensorboard: Where the curves are written for TensorBoard; None for nowhere.
     """
 
     command: Sequence[str]
@@ -39,6 +42,7 @@ class Request:
     folder: pathlib.Path
     checkpoint_every: int | None = None
     resume: bool = False
+    tensorboard: pathlib.Path | None = None
 
 
 def run(runs: Sequence[Settings], request: Request) -> list[Record]:
@@ -56,6 +60,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         RequestError: If the request cannot be met.
     """
     results.prepare_folder(request.folder)
+    if request.tensorboard is not None:
+        results.prepare_folder(request.tensorboard, "--tensorboard")
     _check_device()
     dataset = data.load(runs[0].dataset, request.origin).first(runs[0].train_images)
     steps_per_epoch = _checked_steps_per_epoch(runs[0], len(dataset.train_images))
@@ -94,14 +100,30 @@ class _Trainer:
         request, name = self.request, settings.run_name(self.data_sha256)
         record = results.finished_record(request.folder, name) if request.resume else None
         if record is not None:
+            with self._events(settings, record["steps_per_epoch"]) as events:
+                events.write(Outcome(steps=record["steps"], curves=record["curves"]))
             return record
         program = self.compiled(dataclasses.replace(settings, seed=0, rho=0.0))
         checkpoints = _checkpoints(settings, request, self.data_sha256)
         self.progress.tell(f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}")
-        outcome = train(program, settings, self.progress.report, checkpoints, request.resume)
+        with self._events(settings, program.steps_per_epoch) as events:
+            outcome = train(
+                program,
+                settings,
+                self.progress.report,
+                checkpoints,
+                resume=request.resume,
+                tell_epoch=events.write,
+            )
         record = results.make_record(settings, program, outcome, request.command, self.data_sha256)
         results.write_record(request.folder, record)
         return record
+
+    def _events(self, settings: Settings, steps_per_epoch: int) -> contextlib.closing[EventFile]:
+        folder = self.request.tensorboard
+        if folder is not None:
+            folder /= settings.run_name(self.data_sha256)
+        return contextlib.closing(EventFile(folder, steps_per_epoch, settings.batch_size))
 
 
 def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:

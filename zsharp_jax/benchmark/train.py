@@ -1,8 +1,7 @@
 """The loop of one training run.
 
-It calls the compiled step and stays two steps ahead of the device, so that neither waits for the
-other while every loss is still looked at. It is a Python loop, since on a CPU XLA convolves far
-more slowly inside a compiled one.
+It calls the compiled step, which may take many at once, and stays two calls ahead of the device, so
+that neither waits for the other while every loss is still looked at.
 """
 
 import collections
@@ -21,7 +20,7 @@ from zsharp_jax.benchmark.checkpoints import Checkpoint, Checkpoints
 from zsharp_jax.benchmark.program import Carry, Program
 from zsharp_jax.benchmark.settings import Settings
 
-_STEPS_AHEAD = 2
+_CALLS_AHEAD = 2
 _MOST_STEP_LOSSES = 200
 
 CURVES = {
@@ -33,6 +32,8 @@ CURVES = {
     "test_accuracy": "share of all test images that are classified right after the epoch",
     "seconds": "wall-clock seconds of the epoch's steps, without compilation and evaluation",
 }
+
+_TOLD = ("clean loss", "sharp loss", "gradient norm", "perturbation norm")  # as in `SamInfo`
 
 Report = Callable[[int, float, float], None]
 
@@ -57,16 +58,19 @@ class Outcome:
     )
     step_losses: list[float] = dataclasses.field(default_factory=list)
 
+    def whole_seconds(self, steps_per_epoch: int) -> list[float]:
+        """The seconds of each epoch, as many as it would take had it not been cut short."""
+        return [
+            steps_per_epoch * seconds / min(steps_per_epoch, self.steps - steps_per_epoch * epoch)
+            for epoch, seconds in enumerate(self.curves["seconds"])
+        ]
+
     def final(self, steps_per_epoch: int) -> dict[str, Any]:
         """The figures of the last epoch, and the median seconds that a whole epoch takes."""
         figures: dict[str, Any] = {name: (self.curves[name] or [None])[-1] for name in CURVES}
-        seconds = self.curves["seconds"]
-        counts = [steps_per_epoch] * len(seconds)
-        if counts and self.status == "finished":
-            counts[-1] = self.steps - steps_per_epoch * (len(counts) - 1)
-        rates = [steps_per_epoch * s / count for s, count in zip(seconds, counts, strict=True)]
+        seconds = self.whole_seconds(steps_per_epoch)
         del figures["seconds"]
-        figures["seconds_per_epoch"] = statistics.median(rates) if rates else None
+        figures["seconds_per_epoch"] = statistics.median(seconds) if seconds else None
         return figures
 
 
@@ -86,7 +90,9 @@ def train(
     settings: Settings,
     report: Report,
     checkpoints: Checkpoints | None = None,
+    *,
     resume: bool = False,
+    tell_epoch: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Trains one seed.
 
@@ -97,6 +103,7 @@ def train(
             (NaN before the first) after every step.
         checkpoints: Where to keep checkpoints; None for nowhere.
         resume: Whether to go on from the newest of them, if there is one.
+        tell_epoch: Called after every epoch with what has been found so far.
 
     Returns:
         What was found. A run that tells of a loss or a norm that is not finite stops there and
@@ -114,8 +121,10 @@ def train(
         accuracy = outcome.curves["test_accuracy"][-1]
 
     def settle(info: SamInfo) -> None:
-        told.append(_checked(info, outcome, settings))
-        report(outcome.steps, told[-1][0], accuracy)
+        columns = [np.ravel(np.asarray(values, float)).tolist() for values in info[: len(_TOLD)]]
+        for of_step in zip(*columns, strict=True):
+            told.append(_checked(of_step, outcome, settings))
+            report(outcome.steps, of_step[0], accuracy)
 
     try:
         while outcome.steps < total:
@@ -123,10 +132,10 @@ def train(
             count = min(program.steps_per_epoch, total - outcome.steps)
             under_way = collections.deque()
             started = time.perf_counter()
-            for _ in range(count):
+            for _ in range(count // program.steps_at_once):
                 carry, info = program.step(carry, program.data, key, order, rho)
                 under_way.append(info)
-                if len(under_way) > _STEPS_AHEAD:
+                if len(under_way) > _CALLS_AHEAD:
                     settle(under_way.popleft())
             while under_way:
                 settle(under_way.popleft())
@@ -138,6 +147,8 @@ def train(
             for curve, value in zip(CURVES, (*means, test_loss, accuracy, seconds), strict=True):
                 outcome.curves[curve].append(value)
             report(outcome.steps, told[-1][0], accuracy)
+            if tell_epoch:
+                tell_epoch(outcome)
             epochs = len(outcome.curves["seconds"])
             if checkpoints and checkpoints.is_due(epochs, is_last=outcome.steps == total):
                 progress = {"told": told, "curves": outcome.curves}
@@ -148,18 +159,12 @@ def train(
     return outcome
 
 
-def _checked(info: SamInfo, outcome: Outcome, settings: Settings) -> tuple[float, ...]:
-    """Waits for a step and returns what it told; raises if any of it is not finite."""
+def _checked(told: tuple[float, ...], outcome: Outcome, settings: Settings) -> tuple[float, ...]:
+    """Counts a step and returns what it told; raises if any of it is not finite."""
     outcome.steps += 1
-    told = {
-        "clean loss": float(info.loss),
-        "sharp loss": float(info.sharp_loss),
-        "gradient norm": float(info.gradient_norm),
-        "perturbation norm": float(info.perturbation_norm),
-    }
-    for name, value in told.items():
+    for name, value in zip(_TOLD, told, strict=True):
         _check_finite(name, value, outcome, settings)
-    return tuple(told.values())
+    return told
 
 
 def _check_finite(name: str, value: float, outcome: Outcome, settings: Settings) -> None:
