@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,6 +17,8 @@ import rich.table
 from zsharp_jax.benchmark import data, figures, interrupts, results
 from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.fields import DamagedError
+from zsharp_jax.benchmark.finished import finished_record
 from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import Settings
@@ -54,6 +58,9 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
 
     Raises:
         RequestError: If the request cannot be met.
+        OutputError: If a checkpoint cannot be written.
+        Terminated: After a SIGTERM, with what there is and how to go on; runs that had finished
+            are kept, and so is where the present one stands.
     """
     results.prepare_folder(request.folder)
     _check_device()
@@ -65,7 +72,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         for settings in runs:
             _checkpoints(settings, request, data_sha256).refuse_others()
 
-    with _Progress(total, runs[0].batch_size) as progress:
+    with interrupts.termination_noted(), _Progress(total, runs[0].batch_size) as progress:
 
         @functools.lru_cache(maxsize=1)
         def compiled(settings: Settings) -> Program:
@@ -74,9 +81,16 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
 
         trainer = _Trainer(request, data_sha256, compiled, progress)
         records = []
-        for settings in runs:
-            records.append(trainer.record_of(settings))
-            progress.finish_run(planned_steps(settings, steps_per_epoch), records[-1]["error"])
+        try:
+            for settings in runs:
+                records.append(trainer.record_of(settings))
+                progress.finish_run(planned_steps(settings, steps_per_epoch), records[-1]["error"])
+        except interrupts.Terminated as stop:
+            again = [word for word in request.command if word != "--resume"]
+            raise interrupts.Terminated(
+                f"stopped at {stop}; {len(records)} of {len(runs)} runs had ended; "
+                f"to go on: {shlex.join([*again, '--resume'])}"
+            ) from None
     return records
 
 
@@ -91,17 +105,26 @@ class _Trainer:
 
     def record_of(self, settings: Settings) -> Record:
         """The record of a run, trained unless it is there already and that is enough."""
-        request, name = self.request, settings.run_name(self.data_sha256)
-        record = results.finished_record(request.folder, name) if request.resume else None
-        if record is not None:
+        request = self.request
+        if request.resume and (record := self._finished(settings)):
             return record
+        if interrupts.is_terminated():
+            raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: not begun")
         program = self.compiled(dataclasses.replace(settings, seed=0, rho=0.0))
-        checkpoints = _checkpoints(settings, request, self.data_sha256)
         self.progress.tell(f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}")
-        outcome = train(program, settings, self.progress.report, checkpoints, request.resume)
+        with _checkpoints(settings, request, self.data_sha256) as checkpoints:
+            outcome = train(program, settings, self.progress.report, checkpoints, request.resume)
         record = results.make_record(settings, program, outcome, request.command, self.data_sha256)
         results.write_record(request.folder, record)
         return record
+
+    def _finished(self, settings: Settings) -> Record | None:
+        try:
+            return finished_record(self.request.folder, settings, self.data_sha256)
+        except DamagedError as error:
+            name = settings.run_name(self.data_sha256)
+            print(f"zsharp-bench: skipped {name}.json: {error}", file=sys.stderr)
+            return None
 
 
 def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:
