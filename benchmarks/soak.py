@@ -56,7 +56,8 @@ def soak(steps: int) -> tuple[Held, Held]:
     """What is held after a tenth of the steps, and after all."""
     compiled = []
 
-    def listen(event: str, *_: float, **__: str | int) -> None:
+    def listen(event: str, duration_secs: float, **about: str | int) -> None:
+        del duration_secs, about
         if "backend_compile" in event:
             compiled.append(event)
 

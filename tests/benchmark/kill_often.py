@@ -20,8 +20,7 @@ import time
 
 from tiny import SMALL_RESNET
 
-EPOCHS = 25
-COMMAND = ["train", "--method", "zsharp", "--epochs", str(EPOCHS), "--checkpoint-every", "1"]
+COMMAND = ["train", "--method", "zsharp", "--checkpoint-every", "1"]
 
 # Its processes are copies of one that has imported everything, and so start in a second. JAX has
 # not begun any thread in that one, which must not be copied.
@@ -65,20 +64,27 @@ def numbers(path):
     return {"curves": curves, "final": final, **{name: record[name] for name in same}}
 
 
-def kill_and_resume(folder, kills, seed):
+def kill_and_resume(folder, kills, epochs, seed):
     """Kills and resumes runs in `folder` until there were so many kills and the last has ended.
+
+    Args:
+        folder: An empty folder.
+        kills: How many.
+        epochs: Of a run.
+        seed: Of the moments.
 
     Returns:
         What was going on at each kill, counted, and the numbers of each run that ended.
     """
     rng, output = random.Random(seed), folder / "output.txt"
     started = time.monotonic()
-    finish([*COMMAND, "--out", folder / "whole"], output)
+    command = [*COMMAND, "--epochs", epochs, "--out"]
+    finish([*command, folder / "whole"], output)
     longest = time.monotonic() - started
     moments, ended = collections.Counter(), [numbers(*folder.glob("whole/*.json"))]
 
     while kills or (folder / "killed").exists():
-        process = start([*COMMAND, "--out", folder / "killed", "--resume"], output)
+        process = start([*command, folder / "killed", "--resume"], output)
         before = _newest(folder)
         process.join(rng.uniform(0, longest) if kills else None)
         if process.is_alive():
@@ -109,13 +115,16 @@ def _newest(folder):
 def main():
     parser = argparse.ArgumentParser(description="Kills trainings and compares their numbers.")
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--epochs", type=int, default=25, help="of a run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-        moments, (whole, *ended) = kill_and_resume(folder, options.kills, options.seed)
+        moments, (whole, *ended) = kill_and_resume(
+            folder, options.kills, options.epochs, options.seed
+        )
     told = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
     same = sum(each == whole for each in ended)
     print(f"{moments.total()} kills: {told}. {same} of {len(ended)} runs came to the same numbers.")

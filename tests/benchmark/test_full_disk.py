@@ -31,8 +31,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_which_can_go_on(
 
         patch.setattr(Checkpoints, "save", save_until_full)
         assert exit_code(*TRAIN, tmp_path) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "zsharp-bench: error: cannot write a checkpoint to" in line
+    told = capsys.readouterr().err
+    (line,) = [line for line in told.splitlines() if "zsharp-bench" in line]
+    assert "error: cannot write a checkpoint to" in line and "Traceback" not in told
     assert not records_in(tmp_path) and steps_in(tmp_path) == [STEPS, 2 * STEPS]
     assert exit_code(*TRAIN, tmp_path, "--resume") == 0
     assert "damaged" not in capsys.readouterr().err
@@ -40,7 +41,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_which_can_go_on(
 
 
 ON_A_SMALL_DISK = """
-mount -t tmpfs -o size=400k none "$0" && cd "$0" || exit 9
+mount -t tmpfs -o size=300k none "$0" && cd "$0" || exit 9
 "$@"; code=$?
 ls checkpoints/*
 exit $code
@@ -55,4 +56,5 @@ def test_a_disk_that_is_full_is_named(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(": No space left on device")
-    assert str(STEPS) in done.stdout
+    assert "Traceback" not in done.stderr
+    assert any(name.isdigit() for name in done.stdout.split())  # a checkpoint that is whole

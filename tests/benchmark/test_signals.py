@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import signal
 import time
 
@@ -112,33 +111,28 @@ def wait_for(found, process):
 
 
 def test_a_command_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path):
-    methods = ["compare", "--methods", "adamw,sam", "--seeds", "1", "--epochs", "12"]
-    command, output = [*methods, "--out", tmp_path / "runs"], tmp_path / "output.txt"
+    options = ["compare", "--methods", "zsharp", "--seeds", "2", "--epochs", "6"]
+    command, output = [*options, "--out", tmp_path / "runs"], tmp_path / "output.txt"
     process = kill_often.start(command, output)
     # The second run has begun when the file of the first is there.
-    wait_for(lambda: list(tmp_path.glob("runs/*-adamw-*.json")), process)
-    time.sleep(0.2)
+    wait_for(lambda: list(tmp_path.glob("runs/*-seed0-*.json")), process)
     started = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 0 and time.monotonic() - started < 10
     line = output.read_text().splitlines()[-1]
-    assert line.startswith("zsharp-bench: stopped at sam, seed 0: ")
+    assert line.startswith("zsharp-bench: stopped at zsharp, seed 1: ")
     assert line.endswith(
         f"; 1 of 2 runs had ended; to go on: zsharp-bench {' '.join(map(str, command))} --resume"
     )
-    assert [path.suffix for path in (tmp_path / "runs").iterdir() if path.is_file()] == [".json"]
+    assert len([path for path in (tmp_path / "runs").iterdir() if path.is_file()]) == 1
 
     kill_often.finish([*command, "--resume"], output)
-    (tmp_path / "whole").mkdir()
-    kill_often.finish([*methods, "--out", tmp_path / "whole"], output)
-    for path in (tmp_path / "whole").glob("*.json"):
-        assert kill_often.numbers(tmp_path / "runs" / path.name) == kill_often.numbers(path)
-    assert pathlib.Path(tmp_path, "runs", "table.md").exists()
+    assert len(list(tmp_path.glob("runs/*.json"))) == 2 and (tmp_path / "runs/table.md").exists()
 
 
 def test_a_run_that_is_killed_at_random_moments_comes_to_the_same_numbers(tmp_path):
     """Twenty kills and more: `python tests/benchmark/kill_often.py`."""
-    moments, (whole, *ended) = kill_often.kill_and_resume(tmp_path, kills=3, seed=0)
+    moments, (whole, *ended) = kill_often.kill_and_resume(tmp_path, kills=3, epochs=6, seed=0)
     assert moments.total() == 3 and ended
     assert all(each == whole for each in ended)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 from zsharp_jax.benchmark.fields import DamagedError, brief, dictionary, number
 from zsharp_jax.benchmark.outcome import CURVES
@@ -40,16 +39,12 @@ def finished_record(folder: pathlib.Path, settings: Settings, data_sha256: str) 
         return None
     for figure in _FIGURES:
         number(dictionary(record, "final").get(figure), f"final.{figure}")
-    for told in ("kind", "platform", "cpu_cores"):
-        _check_told(dictionary(record, "device").get(told), f"device.{told}")
-    for package, version in dictionary(record, "versions").items():
-        _check_told(version, f"versions.{package}")
+    device, versions = dictionary(record, "device"), dictionary(record, "versions")
+    told = [device.get(name, []) for name in ("kind", "platform", "cpu_cores")]
+    for value in (*told, *versions.values()):
+        if not isinstance(value, str | int | None):
+            raise DamagedError(f"a device or a version must be a short text, got {brief(value)}")
     words = record.get("command")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DamagedError(f"`command` must be a list of words, got {brief(words)}")
     return record
-
-
-def _check_told(value: Any, name: str) -> None:
-    if not isinstance(value, str | int | None):
-        raise DamagedError(f"`{name}` must be a text or an integer, got {brief(value)}")
