@@ -1,17 +1,25 @@
 """A run that was broken off goes on to the numbers of one that was not, or says why it cannot."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
+import shutil
+import threading
 
+import hypothesis
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from disks import files_of_at_most
+from hypothesis import strategies
+from mutations import examples, mutated
 from tiny import SETTINGS, silent, tiny_dataset
 
 from zsharp_jax.benchmark import program
 from zsharp_jax.benchmark.checkpoints import Checkpoint, Checkpoints
-from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.errors import OutputError, RequestError
 from zsharp_jax.benchmark.train import train
 
 RUN = dataclasses.replace(SETTINGS, method="zsharp_random", epochs=5)  # its state holds a key
@@ -24,7 +32,12 @@ def compiled():
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path, RUN.run_name("data"), RUN, every=1)
+    with checkpoints_in(tmp_path) as checkpoints:
+        yield checkpoints
+
+
+def checkpoints_in(folder, run=RUN, data="data", every=1):
+    return Checkpoints(folder, run.run_name(data), run, every)
 
 
 def broken_off(at):
@@ -40,8 +53,23 @@ def without_seconds(outcome):
     return dataclasses.replace(outcome, curves=curves)
 
 
-def files_with_arrays(folder, epoch):
-    return [path for path in (folder / str(epoch) / "arrays").rglob("*") if path.is_file()]
+def saved(checkpoints, compiled, *accuracies):
+    """Saves checkpoints 1, 2, ... with these accuracies, waits, and returns their carry."""
+    carry = compiled.start(jax.random.key(0))
+    for step, accuracy in enumerate(accuracies, 1):
+        checkpoints.save(step, Checkpoint(carry, {"told": [step]}, accuracy))
+    checkpoints.close()
+    return carry
+
+
+def steps_in(checkpoints):
+    folder = checkpoints.folder / checkpoints.name
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def files_of(checkpoints, step, part=""):
+    folder = checkpoints.folder / checkpoints.name / str(step) / part
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_run_that_was_broken_off_goes_on_to_the_same_numbers(compiled, checkpoints):
@@ -61,14 +89,63 @@ def test_without_a_checkpoint_a_run_begins_at_the_beginning(compiled, checkpoint
     assert min(taken) == 1
 
 
-def test_the_newest_two_are_kept_and_the_weights_come_back_as_they_were(compiled, checkpoints):
+@pytest.mark.parametrize(
+    "accuracies, kept",
+    [
+        ([0.1, 0.2, 0.3], [2, 3]),
+        ([0.1, 0.9, 0.3, 0.2, 0.4], [2, 4, 5]),
+        ([0.9, 0.1, 0.9, 0.3, 0.2], [3, 4, 5]),
+        ([0.5, None, None, None, 0.4], [1, 4, 5]),  # within an epoch nothing is evaluated
+    ],
+)
+def test_the_newest_two_and_the_best_are_kept(compiled, checkpoints, accuracies, kept):
+    saved(checkpoints, compiled, *accuracies)
+    assert steps_in(checkpoints) == kept
+
+
+def test_the_best_is_kept_over_a_restart(compiled, checkpoints):
+    carry = saved(checkpoints, compiled, 0.1, 0.9, 0.2)
+    for step in (4, 5):
+        with checkpoints_in(checkpoints.folder) as resumed:
+            resumed.newest(carry)
+            resumed.save(step, Checkpoint(carry, {}, 0.5))
+    assert steps_in(checkpoints) == [2, 4, 5]
+
+
+def test_training_anew_takes_the_place_of_what_was_there(compiled, checkpoints):
+    carry = saved(checkpoints, compiled, 0.1, 0.2, 0.3)
+    with checkpoints_in(checkpoints.folder) as anew:
+        anew.save(2, Checkpoint(carry, {"anew": True}, 0.1))
+    assert steps_in(checkpoints) == [2]
+    assert checkpoints.newest(carry).progress == {"anew": True}
+
+
+def test_it_is_written_in_the_background(compiled, checkpoints, monkeypatch):
+    """Not even the rename of the one before is waited for; what is kept is what was saved."""
+    may_write, write = threading.Event(), ocp.JsonCheckpointHandler._save_fn
     carry = compiled.start(jax.random.key(0))
-    for epoch in (1, 2, 3):
-        checkpoints.save(epoch, Checkpoint(carry, {"epoch": epoch}))
-    folder = checkpoints.folder / checkpoints.name
-    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["2", "3"]
+    kept = jax.tree.map(np.array, compiled.start(jax.random.key(0)).state.params)
+
+    async def slow_write(*arguments):
+        may_write.wait(60)
+        await write(*arguments)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", slow_write)
+    progress = {"told": [1]}
+    checkpoints.save(1, Checkpoint(carry, progress, 0.5))
+    key, order = jax.random.key(0), compiled.draw_order(jax.random.key(0), np.int32(0))
+    moved, _ = compiled.step(carry, compiled.data, key, order, np.float32(0.05))
+    assert not steps_in(checkpoints)
+    may_write.set()
+    checkpoints.close()
+    found = checkpoints.newest(moved)
+    jax.tree.map(np.testing.assert_array_equal, found.carry.state.params, kept)
+
+
+def test_the_weights_come_back_as_they_were(compiled, checkpoints):
+    carry = saved(checkpoints, compiled, 0.1, 0.2)
     found = checkpoints.newest(carry)
-    assert found.progress == {"epoch": 3}
+    assert found.progress == {"told": [2]}
 
     def assert_equal(ours, theirs):
         assert ours.dtype == theirs.dtype and ours.sharding == theirs.sharding
@@ -90,47 +167,116 @@ def flip_a_bit(path: pathlib.Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    compiled, checkpoints, damage, capsys
-):
-    carry = compiled.start(jax.random.key(0))
-    for epoch in (1, 2):
-        checkpoints.save(epoch, Checkpoint(carry, {"epoch": epoch}))
-    folder = checkpoints.folder / checkpoints.name
-    largest = max(files_with_arrays(folder, 2), key=lambda path: path.stat().st_size)
-    damage(largest)
-    assert checkpoints.newest(carry).progress == {"epoch": 1}
-    assert f"checkpoint 2 of {checkpoints.name} is damaged" in capsys.readouterr().err
+def empty(path: pathlib.Path) -> None:
+    path.write_bytes(b"")
 
 
-def test_a_changed_progress_is_damage_too(compiled, checkpoints):
-    carry = compiled.start(jax.random.key(0))
-    for epoch in (1, 2):
-        checkpoints.save(epoch, Checkpoint(carry, {"epoch": epoch}))
-    path = checkpoints.folder / checkpoints.name / "2" / "about" / "metadata"
+def remove(path: pathlib.Path) -> None:
+    path.unlink()
+
+
+def change_the_progress(path: pathlib.Path) -> None:
     about = json.loads(path.read_text())
-    about["progress"]["epoch"] = 7
+    about["progress"]["told"] = [7]
     path.write_text(json.dumps(about))
-    assert checkpoints.newest(carry).progress == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    "damage, part",
+    [
+        *itertools.product((truncate, flip_a_bit, empty, remove), ("arrays", "about")),
+        (change_the_progress, "about"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    compiled, checkpoints, damage, part, capsys
+):
+    carry = saved(checkpoints, compiled, 0.1, 0.2)
+    damage(max(files_of(checkpoints, 2, part), key=lambda path: path.stat().st_size))
+    assert checkpoints.newest(carry).progress == {"told": [1]}
+    assert capsys.readouterr().err.splitlines() == [
+        f"zsharp-bench: checkpoint 2 of {checkpoints.name} is damaged and passed over",
+        "zsharp-bench: going on from checkpoint 1",
+    ]
+    checkpoints.save(2, Checkpoint(carry, {"told": "again"}, 0.2))
+    checkpoints.close()
+    assert checkpoints.newest(carry).progress == {"told": "again"}
+
+
+def test_where_all_are_damaged_it_begins_anew(compiled, checkpoints, capsys):
+    carry = saved(checkpoints, compiled, 0.1, 0.2)
+    for step in (1, 2):
+        shutil.rmtree(checkpoints.folder / checkpoints.name / str(step) / "about")
+    assert checkpoints.newest(carry) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and lines[-1] == "zsharp-bench: beginning anew"
+
+
+@pytest.mark.parametrize("as_step", [2, 3])
+def test_a_checkpoint_of_another_run_or_step_is_passed_over(compiled, checkpoints, as_step, capsys):
+    """Even one whose arrays would fit."""
+    carry = saved(checkpoints, compiled, 0.1)
+    with checkpoints_in(checkpoints.folder, dataclasses.replace(RUN, seed=1)) as other:
+        saved(other, compiled, 0.1, 0.2)
+        shutil.copytree(
+            other.folder / other.name / "2", checkpoints.folder / checkpoints.name / str(as_step)
+        )
+    assert checkpoints.newest(carry).progress == {"told": [1]}
+    message = f"checkpoint {as_step} of {checkpoints.name} is of another run and passed over"
+    assert message in capsys.readouterr().err
+
+
+@hypothesis.settings(deadline=None, max_examples=examples(5))
+@hypothesis.given(strategies.data())
+def test_no_mutation_of_a_checkpoint_does_harm(compiled, two_checkpoints, data):
+    checkpoints, carry = two_checkpoints
+    path = data.draw(strategies.sampled_from(files_of(checkpoints, 2)))
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(data.draw(mutated(whole)))
+        with checkpoints_in(checkpoints.folder) as again:
+            found = again.newest(carry)
+        # A file that nobody needs may change.
+        assert found.progress in ({"told": [1]}, {"told": [2]})
+        assert_equal(found.carry.state.params, carry.state.params)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(compiled, tmp_path_factory):
+    checkpoints = checkpoints_in(tmp_path_factory.mktemp("two"))
+    return checkpoints, saved(checkpoints, compiled, 0.1, 0.2)
+
+
+def assert_equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_other_settings_are_refused_with_the_difference(compiled, checkpoints):
-    checkpoints.save(1, Checkpoint(compiled.start(jax.random.key(0)), {}))
+    saved(checkpoints, compiled, 0.1)
     changed = dataclasses.replace(RUN, learning_rate=0.5)
-    other = Checkpoints(checkpoints.folder, changed.run_name("data"), changed, every=1)
+    other = checkpoints_in(checkpoints.folder, changed)
     with pytest.raises(RequestError, match=r"learning_rate was 0.001 there and is 0.5 here$"):
         other.refuse_others()
-    other = Checkpoints(checkpoints.folder, RUN.run_name("other data"), RUN, every=1)
+    other = checkpoints_in(checkpoints.folder, data="other data")
     with pytest.raises(RequestError, match=r"its data were others$"):
         other.refuse_others()
 
 
 def test_another_seed_or_method_is_no_obstacle(compiled, checkpoints):
-    carry = compiled.start(jax.random.key(0))
-    checkpoints.save(1, Checkpoint(carry, {}))
+    carry = saved(checkpoints, compiled, 0.1)
     for change in ({"seed": 1}, {"method": "zsharp"}, {}):
-        changed = dataclasses.replace(RUN, **change)
-        other = Checkpoints(checkpoints.folder, changed.run_name("data"), changed, every=None)
+        other = checkpoints_in(checkpoints.folder, dataclasses.replace(RUN, **change), every=None)
         other.refuse_others()
         assert (other.newest(carry) is None) == bool(change)
+        other.close()
+
+
+def test_what_cannot_be_written_is_told_and_the_last_one_stays(compiled, checkpoints):
+    carry = saved(checkpoints, compiled, 0.1)
+    with files_of_at_most(1000), pytest.raises(OutputError, match="cannot write a checkpoint to"):
+        saved(checkpoints, compiled, 0.1, 0.2, 0.3)
+    again = checkpoints_in(checkpoints.folder)
+    assert again.newest(carry).progress == {"told": [1]}
+    again.close()

@@ -248,30 +248,6 @@ def test_a_study_trains_each_method_with_each_rho_and_resumes(tmp_path, monkeypa
     assert (tmp_path / "study.md").read_text() == tables
 
 
-def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
-    options = ["train", "--method", "adamw", "--epochs", "25", "--checkpoint-every", "1"]
-    command = [*COMMAND, *options, "--out", str(tmp_path)]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoints/*/2")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    running.kill()
-    running.wait()
-    assert not records_in(tmp_path)
-
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (record,) = records_in(tmp_path)
-    (tmp_path / "whole").mkdir()
-    assert exit_code(*options[:-2], "--out", tmp_path / "whole") == 0
-    (whole,) = records_in(tmp_path / "whole")
-    for figures_of in ("curves", "final"):
-        for each in (record, whole):
-            each[figures_of] = {k: v for k, v in each[figures_of].items() if "seconds" not in k}
-        assert record[figures_of] == whole[figures_of]
-    assert record["step_losses"] == whole["step_losses"]
-
-
 def test_resuming_with_other_settings_is_refused_with_the_difference(tmp_path, capsys):
     options = ["train", "--method", "adamw", "--out", tmp_path, "--checkpoint-every", "1"]
     assert exit_code(*options, "--epochs", "1") == 0

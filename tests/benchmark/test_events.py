@@ -12,7 +12,8 @@ from zsharp_jax.benchmark import program, session
 from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.cli import main
 from zsharp_jax.benchmark.events import EventFile
-from zsharp_jax.benchmark.train import Outcome, train
+from zsharp_jax.benchmark.outcome import Outcome
+from zsharp_jax.benchmark.train import train
 
 
 def exit_code(*arguments):
@@ -83,13 +84,14 @@ def test_a_run_that_goes_on_tells_no_epoch_twice(tmp_path):
             raise KeyboardInterrupt
 
     events = EventFile(tmp_path / "events", compiled.steps_per_epoch, run.batch_size)
-    with pytest.raises(KeyboardInterrupt):
+    with checkpoints, pytest.raises(KeyboardInterrupt):
         train(compiled, run, broken_off, checkpoints, tell_epoch=events.write)
     assert [epoch for epoch, _ in scalars(tmp_path / "events")["test_loss"]] == [1, 2, 3]
     events.close()
 
     events = EventFile(tmp_path / "events", compiled.steps_per_epoch, run.batch_size)
-    outcome = train(compiled, run, silent, checkpoints, resume=True, tell_epoch=events.write)
+    with checkpoints:
+        outcome = train(compiled, run, silent, checkpoints, resume=True, tell_epoch=events.write)
     events.close()
     assert len(list((tmp_path / "events").iterdir())) == 1
     found = scalars(tmp_path / "events")

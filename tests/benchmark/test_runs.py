@@ -12,10 +12,13 @@ import hypothesis
 import pytest
 import run_files
 from hypothesis import strategies
+from mutations import examples, mutated
 from run_files import DIGITS, change
 
-from zsharp_jax.benchmark import report, results
+from zsharp_jax.benchmark import report, results, study
 from zsharp_jax.benchmark.cli import main
+from zsharp_jax.benchmark.fields import DamagedError
+from zsharp_jax.benchmark.finished import finished_record
 from zsharp_jax.benchmark.runs import read_folder
 
 GOOD = run_files.record(DIGITS, name="good")
@@ -196,7 +199,7 @@ PLACES = [(key,) for key in GOOD] + [
 ]
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(deadline=None, max_examples=examples(200))
 @hypothesis.given(
     changes=strategies.lists(
         strategies.tuples(strategies.sampled_from(PLACES), VALUES), min_size=1, max_size=4
@@ -224,3 +227,53 @@ def test_no_mutation_of_a_run_file_gives_a_traceback(changes, cut, flip):
         assert "| resnet8 | sam |" in text
         text.encode()
         assert all(len(problem.splitlines()) == 1 for problem in problems)
+
+
+@hypothesis.settings(deadline=None, max_examples=examples(100))
+@hypothesis.given(mutated(WHOLE, favourites=[WHOLE.index(b'"' + key.encode()) for key in GOOD]))
+def test_no_mutation_of_its_bytes_gives_a_traceback(content):
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "mutated.json").write_bytes(content)
+        runs, problems = read_folder(pathlib.Path(folder))
+        assert len(runs) + len(problems) == 1
+        report.markdown(runs, len(problems)).encode()
+
+
+@hypothesis.settings(deadline=None, max_examples=examples(200))
+@hypothesis.given(
+    changes=strategies.lists(
+        strategies.tuples(strategies.sampled_from(PLACES), VALUES), min_size=1, max_size=2
+    )
+)
+def test_a_mutated_file_is_trained_again_or_fit_for_all_tables(changes):
+    """Resuming takes finished runs from their files."""
+    record = run_files.record(DIGITS)
+    for place, value in changes:
+        within = record
+        for key in place[:-1]:
+            within = within[key] if isinstance(within.get(key), dict) else {}
+        within[place[-1]] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, f"{DIGITS.run_name('a' * 64)}.json")
+        path.write_text(json.dumps(record))
+        try:
+            found = finished_record(path.parent, DIGITS, "a" * 64)
+        except DamagedError as error:
+            assert len(str(error)) < 500
+            return
+        if found is not None:
+            results.markdown_table([found])
+            study.study_markdown([found])
+
+
+def test_a_finished_run_is_taken_from_its_file_and_no_other(tmp_path):
+    run, other, short = DIGITS, change(DIGITS, seed=1), change(DIGITS, seed=2)
+    for settings in (run, short):
+        results.write_record(tmp_path, run_files.record(settings))
+    results.write_record(tmp_path, run_files.record(run, name=other.run_name("a" * 64)))
+    results.write_record(tmp_path, run_files.cut_short(run_files.record(short), 2))
+    assert finished_record(tmp_path, run, "a" * 64) == run_files.record(run)
+    assert finished_record(tmp_path, short, "a" * 64) is None
+    assert finished_record(tmp_path, change(DIGITS, seed=3), "a" * 64) is None
+    with pytest.raises(DamagedError, match="it is of another run"):
+        finished_record(tmp_path, other, "a" * 64)

@@ -65,9 +65,10 @@ def test_a_run_that_was_broken_off_goes_on(by_three, tmp_path):
         if steps == 8:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(by_three, RUN, broken_off, checkpoints)
-    resumed = train(by_three, RUN, silent, checkpoints, resume=True)
+    with checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            train(by_three, RUN, broken_off, checkpoints)
+        resumed = train(by_three, RUN, silent, checkpoints, resume=True)
     whole = train(by_three, RUN, silent)
     assert resumed.step_losses == whole.step_losses
     assert resumed.curves["test_loss"] == whole.curves["test_loss"]

@@ -1,44 +1,50 @@
 """Checkpoints of a run, from which it goes on to the same numbers as a run never broken off.
 
-Orbax writes them, each whole or not at all. It does not notice a flipped bit, so a digest of all
-that is in them is kept too, and what does not match is passed over for the checkpoint before it.
+Orbax writes them in the background, each whole or not at all. It does not notice a flipped bit, so
+a digest of all that is in them is kept too, and what does not match is passed over for the
+checkpoint before it.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from zsharp_jax.benchmark import checkpoint_content
+from zsharp_jax.benchmark.checkpoint_content import Checkpoint, RefusedError
+from zsharp_jax.benchmark.checkpoint_errors import told_in_a_line, without_echoes
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.settings import Settings
 
-KEPT = 2
+KEPT = 2  # besides the best
 
 
-class Checkpoint(NamedTuple):
-    """Where a run stands after an epoch.
+class _NewestAndBest:
+    """Tells Orbax which checkpoints to keep."""
 
-    Attributes:
-        carry: What the next step takes.
-        progress: What has been found so far, as JSON can hold it.
-    """
+    def __init__(self) -> None:
+        self.best: dict[str, Any] | None = None  # its step and its accuracy
 
-    carry: Any
-    progress: dict[str, Any]
+    def note(self, step: int, accuracy: float | None) -> None:
+        if accuracy is not None and (self.best is None or accuracy >= self.best["accuracy"]):
+            self.best = {"step": step, "accuracy": accuracy}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]  # rising
+        best = self.best["step"] if self.best else None
+        return [step in steps[-KEPT:] or step == best for step in steps]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Checkpoints:
-    """Those of one run, the newest two of which are kept.
+    """Those of one run, the newest two of which are kept, and the one with the highest accuracy.
+
+    Whoever saves one does so in a `with` block, which ends when it is written.
 
     Attributes:
         folder: Where those of all runs lie.
@@ -51,56 +57,94 @@ class Checkpoints:
     name: str
     settings: Settings
     every: int | None
+    _manager: Any = dataclasses.field(default=None, init=False, repr=False)
+    _open: contextlib.ExitStack = dataclasses.field(
+        default_factory=contextlib.ExitStack, init=False, repr=False
+    )
+    _kept: _NewestAndBest = dataclasses.field(
+        default_factory=_NewestAndBest, init=False, repr=False
+    )
+    _stands_at: int = dataclasses.field(default=0, init=False, repr=False)  # steps
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+            OutputError: If it cannot be.
+        """
+        self._manager = None
+        with told_in_a_line(self.folder / self.name):
+            self._open.close()
 
     def is_due(self, epoch: int, is_last: bool) -> bool:
         """Whether one is written after `epoch` epochs."""
         return self.every is not None and (epoch % self.every == 0 or is_last)
 
-    def save(self, epoch: int, checkpoint: Checkpoint) -> None:
-        """Writes the checkpoint after `epoch` epochs."""
-        import orbax.checkpoint as ocp
+    def save(self, step: int, checkpoint: Checkpoint) -> None:
+        """Begins to write the checkpoint after `step` steps; the one before it is then whole.
 
-        arrays = jax.tree.map(np.asarray, _without_keys(checkpoint.carry))
+        Where the run has gone on from this very step nothing is written.
+
+        Args:
+            step: How many steps it has taken.
+            checkpoint: Where it stands, with a progress that nobody changes any more.
+
+        Raises:
+            OutputError: If this one or the one before it cannot be written.
+        """
+        self._kept.note(step, checkpoint.accuracy)
+        if step == self._stands_at:
+            return
         about = {
+            "name": self.name,
+            "step": step,
             "settings": dataclasses.asdict(self.settings),
+            "best": self._kept.best,
             "progress": checkpoint.progress,
-            "digest": _digest(arrays, checkpoint.progress),
         }
-        content = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
-        )
-        with self._manager() as manager:
-            manager.save(epoch, args=content)
+        content = checkpoint_content.to_write(checkpoint.carry, about)
+        with told_in_a_line(self.folder / self.name):
+            manager = self._opened()
             manager.wait_until_finished()
+            # Those of a run that is now trained anew, or damaged and passed over: Orbax would
+            # write nothing in their place.
+            for other in manager.all_steps():
+                if other > self._stands_at:
+                    manager.delete(other)
+            manager.save(step, args=content, force=True)
+        self._stands_at = step
 
     def newest(self, like: Any) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None without any.
+        """The newest checkpoint that is whole, without its accuracy; None where there is none.
+
+        Those that are newer and not whole are named.
 
         Args:
             like: A carry of the run, for its structure.
         """
         if not (self.folder / self.name).is_dir():
             return None
-        with self._manager() as manager:
-            for epoch in sorted(manager.all_steps(), reverse=True):
-                checkpoint = _read(manager, epoch, like)
-                if checkpoint is not None:
-                    return checkpoint
-                message = f"checkpoint {epoch} of {self.name} is damaged and passed over"
-                print(f"zsharp-bench: {message}", file=sys.stderr)
-        return None
-
-    @contextlib.contextmanager
-    def _manager(self) -> Iterator[Any]:
-        import orbax.checkpoint as ocp
-
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        folder = (self.folder / self.name).absolute()
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            yield manager
+        manager, found, passed_over = self._opened(), None, False
+        manager.wait_until_finished()
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                carry, about = checkpoint_content.read(manager, step, self.name, like)
+            except RefusedError as error:
+                _say(f"checkpoint {step} of {self.name} {error} and passed over")
+                passed_over = True
+            else:
+                found = Checkpoint(carry, about["progress"], accuracy=None)
+                self._stands_at, self._kept.best = step, about["best"]
+                break
+        if passed_over:
+            _say(f"going on from checkpoint {self._stands_at}" if found else "beginning anew")
+        return found
 
     def refuse_others(self) -> None:
         """Refuses to resume what is not there where there is a run of this method and seed with
@@ -124,56 +168,29 @@ class Checkpoints:
                 f"cannot resume {other.name}: {'; '.join(differences) or 'its data were others'}"
             )
 
+    def _opened(self) -> Any:
+        import orbax.checkpoint as ocp
 
-def _read(manager: Any, epoch: int, like: Any) -> Checkpoint | None:
-    import orbax.checkpoint as ocp
-
-    shapes = jax.tree.map(_shape_of, _without_keys(like))
-    content = ocp.args.Composite(
-        arrays=ocp.args.StandardRestore(shapes), about=ocp.args.JsonRestore()
-    )
-    try:
-        read = manager.restore(epoch, args=content)
-    except Exception:  # what Orbax raises differs with what is damaged
-        return None
-    progress = read.about.get("progress")
-    if read.about.get("digest") != _digest(read.arrays, progress):
-        return None
-    return Checkpoint(_with_keys(read.arrays, like), progress)
+        if self._manager is None:
+            logging.getLogger("absl").setLevel(logging.CRITICAL)  # we say it in a line
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self._kept,
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,  # reads no file that may be damaged
+            )
+            folder = (self.folder / self.name).absolute()
+            self._open.enter_context(without_echoes())
+            self._manager = self._open.enter_context(ocp.CheckpointManager(folder, options=options))
+        return self._manager
 
 
 def _settings_in(run: pathlib.Path) -> dict[str, Any]:
     """The settings of a run that has checkpoints; empty where they cannot be read."""
     for path in sorted(run.glob("*/about/metadata")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return json.loads(path.read_text())["settings"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads(path.read_text())["settings"])
     return {}
 
 
-def _digest(arrays: Any, progress: Any) -> str:
-    digest = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_keys(tree: Any) -> Any:
-    """The same tree with PRNG keys as plain integers."""
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
-
-
-def _with_keys(tree: Any, like: Any) -> Any:
-    def wrap(leaf: Any, like: Any) -> Any:
-        return jax.random.wrap_key_data(leaf) if _is_key(like) else leaf
-
-    return jax.tree.map(wrap, tree, like)
-
-
-def _shape_of(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _say(message: str) -> None:
+    print(f"zsharp-bench: {message}", file=sys.stderr, flush=True)

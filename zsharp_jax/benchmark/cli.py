@@ -1,8 +1,8 @@
 """The entry of `zsharp-bench`, and how it ends.
 
-It exits with 0 where all went well, with 1 where a run failed or a result could not be written,
-with 2 where the request could not be met, and with 130 after Ctrl-C; what went wrong is said in one
-line.
+It exits with 0 where all went well, and where SIGTERM ended it and all is kept; with 1 where a run
+failed or a result could not be written, with 2 where the request could not be met, and with 130
+after Ctrl-C. What went wrong is said in one line.
 """
 
 import io
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from zsharp_jax.benchmark import interrupts
-from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.errors import OutputError, RequestError
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has gone, and the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except interrupts.Terminated as stop:
+        _say(str(stop), kind="")
+        sys.exit(0)
+    except OutputError as error:
+        _say(str(error))
         sys.exit(1)
     except OSError as error:
         _say(f"{error.strerror or error}: {error.filename}")

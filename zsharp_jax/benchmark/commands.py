@@ -141,7 +141,8 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--checkpoint-every", type=int, metavar="N",
-        help="keep a checkpoint after every N epochs, and after the last (default: none)",
+        help="keep a checkpoint after every N epochs, and after the last (default: only where "
+        "SIGTERM ends the run)",
     )  # fmt: skip
     add(
         "--tensorboard", type=pathlib.Path, metavar="FOLDER",

@@ -8,6 +8,10 @@ class RequestError(Exception):
     """A request that cannot be met, said in one line; the command exits with 2."""
 
 
+class OutputError(Exception):
+    """A result that cannot be written, said in one line; the command exits with 1."""
+
+
 def known(kind: str, name: str, names: Iterable[str]) -> str:
     """Returns `name` if it is one of `names`, else raises with all of them, the nearest first."""
     names = list(names)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.train import Outcome
+from zsharp_jax.benchmark.outcome import Outcome
 
 
 def check_installed() -> None:

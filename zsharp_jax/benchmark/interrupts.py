@@ -1,7 +1,8 @@
-"""Ctrl-C, which Python alone can lose.
+"""Ctrl-C, which Python alone can lose, and SIGTERM, which says that the machine is taken away.
 
 What a signal raises inside a callback of XLA is printed and dropped, and the program runs on; so
-the signal is remembered too.
+Ctrl-C is remembered too. SIGTERM raises nothing where it comes in, as it would tear a step apart:
+the run looks for it between two steps.
 """
 
 import contextlib
@@ -10,6 +11,11 @@ import threading
 from collections.abc import Iterator
 
 _seen = threading.Event()
+_terminated = threading.Event()
+
+
+class Terminated(Exception):
+    """The process was asked to end with SIGTERM."""
 
 
 @contextlib.contextmanager
@@ -21,15 +27,44 @@ def remembered() -> Iterator[None]:
         _seen.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, remember)
-    try:
+    with _handled(signal.SIGINT, remember, _seen):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        _seen.clear()
 
 
 def check() -> None:
     """Raises KeyboardInterrupt if there was a Ctrl-C."""
     if _seen.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def termination_noted() -> Iterator[None]:
+    """Within it, SIGTERM ends nothing by itself, and `check_termination` knows of it."""
+
+    def note(signum, frame):
+        del signum, frame
+        _terminated.set()
+
+    with _handled(signal.SIGTERM, note, _terminated):
+        yield
+
+
+def is_terminated() -> bool:
+    """Whether there was a SIGTERM."""
+    return _terminated.is_set()
+
+
+def check_termination() -> None:
+    """Raises Terminated if there was a SIGTERM."""
+    if _terminated.is_set():
+        raise Terminated
+
+
+@contextlib.contextmanager
+def _handled(signum: signal.Signals, handler, seen: threading.Event) -> Iterator[None]:
+    before = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+        seen.clear()

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.outcome import Outcome
 from zsharp_jax.benchmark.program import Program
 from zsharp_jax.benchmark.settings import Settings
-from zsharp_jax.benchmark.train import Outcome
 
 FORMAT = 1
 _PACKAGES = ("zsharp-jax", "jax", "jaxlib", "optax", "flax", "numpy")
@@ -113,16 +113,6 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):  # an interrupt right behind the replacing
                 os.unlink(file.name)
             raise
-
-
-def finished_record(folder: pathlib.Path, name: str) -> Record | None:
-    """What the run file of a finished run holds; None where there is none that can be read."""
-    try:
-        record = json.loads((folder / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(record, dict) and record.get("format") == FORMAT
-    return record if whole and record.get("status") == "finished" else None
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:

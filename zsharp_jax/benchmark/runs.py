@@ -114,14 +114,22 @@ def read_run(path: pathlib.Path) -> Run:
     Raises:
         DamagedError: If it is none, or not whole.
     """
+    return run_of(path, read_json(path))
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What a file holds, whatever it is.
+
+    Raises:
+        DamagedError: If it is no JSON, or too large.
+    """
     try:
-        record = json.loads(_content(path), parse_constant=_refuse_constant)
+        return json.loads(_content(path), parse_constant=_refuse_constant)
     except OSError as error:
         raise DamagedError(error.strerror or "cannot be read") from None
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DamagedError(f"not JSON: {reason}") from None
-    return _run(path, record)
 
 
 def _content(path: pathlib.Path) -> bytes:
@@ -138,7 +146,12 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
 
 
-def _run(path: pathlib.Path, record: Any) -> Run:
+def run_of(path: pathlib.Path, record: Any) -> Run:
+    """The run that a file tells of.
+
+    Raises:
+        DamagedError: If it tells of none, or not all.
+    """
     if not isinstance(record, dict) or "format" not in record:
         raise DamagedError("not a run file: it has no `format`")
     if integer(record, "format") != FORMAT:

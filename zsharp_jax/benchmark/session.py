@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,10 +19,13 @@ from zsharp_jax.benchmark import data, figures, interrupts, results
 from zsharp_jax.benchmark.checkpoints import Checkpoints
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.events import EventFile
+from zsharp_jax.benchmark.fields import DamagedError
+from zsharp_jax.benchmark.finished import finished_record
+from zsharp_jax.benchmark.outcome import Outcome
 from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import Settings
-from zsharp_jax.benchmark.train import Outcome, planned_steps, train
+from zsharp_jax.benchmark.train import planned_steps, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,9 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
 
     Raises:
         RequestError: If the request cannot be met.
+        OutputError: If a checkpoint cannot be written.
+        Terminated: After a SIGTERM, with what there is and how to go on; runs that had finished
+            are kept, and so is where the present one stands.
     """
     results.prepare_folder(request.folder)
     if request.tensorboard is not None:
@@ -71,7 +79,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         for settings in runs:
             _checkpoints(settings, request, data_sha256).refuse_others()
 
-    with _Progress(total, runs[0].batch_size) as progress:
+    with interrupts.termination_noted(), _Progress(total, runs[0].batch_size) as progress:
 
         @functools.lru_cache(maxsize=1)
         def compiled(settings: Settings) -> Program:
@@ -80,9 +88,16 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
 
         trainer = _Trainer(request, data_sha256, compiled, progress)
         records = []
-        for settings in runs:
-            records.append(trainer.record_of(settings))
-            progress.finish_run(planned_steps(settings, steps_per_epoch), records[-1]["error"])
+        try:
+            for settings in runs:
+                records.append(trainer.record_of(settings))
+                progress.finish_run(planned_steps(settings, steps_per_epoch), records[-1]["error"])
+        except interrupts.Terminated as stop:
+            again = [word for word in request.command if word != "--resume"]
+            raise interrupts.Terminated(
+                f"stopped at {stop}; {len(records)} of {len(runs)} runs had ended; "
+                f"to go on: {shlex.join([*again, '--resume'])}"
+            ) from None
     return records
 
 
@@ -97,16 +112,19 @@ class _Trainer:
 
     def record_of(self, settings: Settings) -> Record:
         """The record of a run, trained unless it is there already and that is enough."""
-        request, name = self.request, settings.run_name(self.data_sha256)
-        record = results.finished_record(request.folder, name) if request.resume else None
-        if record is not None:
+        request = self.request
+        if request.resume and (record := self._finished(settings)):
             with self._events(settings, record["steps_per_epoch"]) as events:
                 events.write(Outcome(steps=record["steps"], curves=record["curves"]))
             return record
+        if interrupts.is_terminated():
+            raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: not begun")
         program = self.compiled(dataclasses.replace(settings, seed=0, rho=0.0))
-        checkpoints = _checkpoints(settings, request, self.data_sha256)
         self.progress.tell(f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}")
-        with self._events(settings, program.steps_per_epoch) as events:
+        with (
+            self._events(settings, program.steps_per_epoch) as events,
+            _checkpoints(settings, request, self.data_sha256) as checkpoints,
+        ):
             outcome = train(
                 program,
                 settings,
@@ -124,6 +142,14 @@ class _Trainer:
         if folder is not None:
             folder /= settings.run_name(self.data_sha256)
         return contextlib.closing(EventFile(folder, steps_per_epoch, settings.batch_size))
+
+    def _finished(self, settings: Settings) -> Record | None:
+        try:
+            return finished_record(self.request.folder, settings, self.data_sha256)
+        except DamagedError as error:
+            name = settings.run_name(self.data_sha256)
+            print(f"zsharp-bench: skipped {name}.json: {error}", file=sys.stderr)
+            return None
 
 
 def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:

@@ -5,73 +5,26 @@ that neither waits for the other while every loss is still looked at.
 """
 
 import collections
-import dataclasses
 import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from zsharp_jax import SamInfo
+from zsharp_jax.benchmark import interrupts
 from zsharp_jax.benchmark.checkpoints import Checkpoint, Checkpoints
-from zsharp_jax.benchmark.program import Carry, Program
+from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.outcome import CURVES, Outcome, thinned
+from zsharp_jax.benchmark.program import Program
 from zsharp_jax.benchmark.settings import Settings
 
 _CALLS_AHEAD = 2
-_MOST_STEP_LOSSES = 200
-
-CURVES = {
-    "train_loss": "mean clean loss over the steps of an epoch, at w, on augmented images",
-    "sharp_loss": "the same at w + perturbation; for adamw the clean loss",
-    "gradient_norm": "mean L2 norm of the gradient at w",
-    "perturbation_norm": "mean L2 norm of the perturbation; 0 for adamw",
-    "test_loss": "mean loss over all test images after the epoch",
-    "test_accuracy": "share of all test images that are classified right after the epoch",
-    "seconds": "wall-clock seconds of the epoch's steps, without compilation and evaluation",
-}
-
 _TOLD = ("clean loss", "sharp loss", "gradient norm", "perturbation norm")  # as in `SamInfo`
 
 Report = Callable[[int, float, float], None]
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What a run has found.
-
-    Attributes:
-        status: `finished`, or `failed` where a loss or a norm was not finite.
-        error: Why it failed, in one line; None where it did not.
-        steps: How many steps it took.
-        curves: One value per epoch (the last may be cut short) for each of `CURVES`.
-        step_losses: The clean loss over the run: means of equally many steps, 200 at the most.
-    """
-
-    status: str = "finished"
-    error: str | None = None
-    steps: int = 0
-    curves: dict[str, list[float]] = dataclasses.field(
-        default_factory=lambda: {name: [] for name in CURVES}
-    )
-    step_losses: list[float] = dataclasses.field(default_factory=list)
-
-    def whole_seconds(self, steps_per_epoch: int) -> list[float]:
-        """The seconds of each epoch, as many as it would take had it not been cut short."""
-        return [
-            steps_per_epoch * seconds / min(steps_per_epoch, self.steps - steps_per_epoch * epoch)
-            for epoch, seconds in enumerate(self.curves["seconds"])
-        ]
-
-    def final(self, steps_per_epoch: int) -> dict[str, Any]:
-        """The figures of the last epoch, and the median seconds that a whole epoch takes."""
-        figures: dict[str, Any] = {name: (self.curves[name] or [None])[-1] for name in CURVES}
-        seconds = self.whole_seconds(steps_per_epoch)
-        del figures["seconds"]
-        figures["seconds_per_epoch"] = statistics.median(seconds) if seconds else None
-        return figures
 
 
 class _NotFiniteError(Exception):
@@ -108,85 +61,138 @@ def train(
     Returns:
         What was found. A run that tells of a loss or a norm that is not finite stops there and
         keeps what it had.
+
+    Raises:
+        Terminated: After a SIGTERM; a checkpoint, due or not, then has where the run stands.
+        OutputError: If a checkpoint cannot be written.
     """
-    outcome, told = Outcome(), []
-    key, rho = jax.random.key(settings.seed), np.float32(settings.rho)
-    total = planned_steps(settings, program.steps_per_epoch)
-
-    carry, accuracy = program.start(key), math.nan
-    kept = checkpoints.newest(carry) if checkpoints and resume else None
-    if kept:
-        carry, told = kept.carry, kept.progress["told"]
-        outcome.steps, outcome.curves = len(told), kept.progress["curves"]
-        accuracy = outcome.curves["test_accuracy"][-1]
-
-    def settle(info: SamInfo) -> None:
-        columns = [np.ravel(np.asarray(values, float)).tolist() for values in info[: len(_TOLD)]]
-        for of_step in zip(*columns, strict=True):
-            told.append(_checked(of_step, outcome, settings))
-            report(outcome.steps, of_step[0], accuracy)
-
+    training = _Training(program, settings, report)
+    if checkpoints and resume and (kept := checkpoints.newest(training.carry)):
+        training.go_on_from(kept)
+    outcome = training.outcome
     try:
-        while outcome.steps < total:
-            order = program.draw_order(key, np.int32(outcome.steps // program.steps_per_epoch))
-            count = min(program.steps_per_epoch, total - outcome.steps)
-            under_way = collections.deque()
-            started = time.perf_counter()
-            for _ in range(count // program.steps_at_once):
-                carry, info = program.step(carry, program.data, key, order, rho)
-                under_way.append(info)
-                if len(under_way) > _CALLS_AHEAD:
-                    settle(under_way.popleft())
-            while under_way:
-                settle(under_way.popleft())
-            seconds = time.perf_counter() - started
-
-            test_loss, accuracy = _evaluate(program, carry)
-            _check_finite("test loss", test_loss, outcome, settings)
-            means = [statistics.fmean(column) for column in zip(*told[-count:], strict=True)]
-            for curve, value in zip(CURVES, (*means, test_loss, accuracy, seconds), strict=True):
-                outcome.curves[curve].append(value)
-            report(outcome.steps, told[-1][0], accuracy)
+        while outcome.epochs < math.ceil(training.total / program.steps_per_epoch):
+            training.finish_epoch()
             if tell_epoch:
                 tell_epoch(outcome)
-            epochs = len(outcome.curves["seconds"])
-            if checkpoints and checkpoints.is_due(epochs, is_last=outcome.steps == total):
-                progress = {"told": told, "curves": outcome.curves}
-                checkpoints.save(epochs, Checkpoint(carry, progress))
+            is_last = outcome.steps == training.total
+            if checkpoints and checkpoints.is_due(outcome.epochs, is_last):
+                checkpoints.save(outcome.steps, training.checkpoint())
     except _NotFiniteError as error:
         outcome.status, outcome.error = "failed", str(error)
-    outcome.step_losses = _thinned([loss for loss, *_ in told])
+    except interrupts.Terminated:
+        if checkpoints and training.has_moved:
+            checkpoints.save(outcome.steps, training.checkpoint())
+        where = f"after {outcome.steps} of {training.total} steps"
+        raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: {where}") from None
+    outcome.step_losses = thinned([loss for loss, *_ in training.told])
     return outcome
 
 
-def _checked(told: tuple[float, ...], outcome: Outcome, settings: Settings) -> tuple[float, ...]:
-    """Counts a step and returns what it told; raises if any of it is not finite."""
-    outcome.steps += 1
-    for name, value in zip(_TOLD, told, strict=True):
-        _check_finite(name, value, outcome, settings)
-    return told
+class _Training:
+    """A run under way.
 
+    Attributes:
+        total: How many steps it takes in all.
+        carry: What the next step takes.
+        told: What each step has told: losses and norms.
+        outcome: What has been found, but for its step losses.
+        accuracy: The newest test accuracy.
+        has_moved: Whether it stands elsewhere than at its newest checkpoint.
+    """
 
-def _check_finite(name: str, value: float, outcome: Outcome, settings: Settings) -> None:
-    if not math.isfinite(value):
-        raise _NotFiniteError(
-            f"{settings.method}, seed {settings.seed}: "
-            f"the {name} is {value} at step {outcome.steps}"
-        )
+    def __init__(self, program: Program, settings: Settings, report: Report) -> None:
+        self._program, self._settings, self._report = program, settings, report
+        self._key, self._rho = jax.random.key(settings.seed), np.float32(settings.rho)
+        self._seconds = 0.0  # that the steps of this epoch took
+        self.total = planned_steps(settings, program.steps_per_epoch)
+        self.carry = program.start(self._key)
+        self.told: list[tuple[float, ...]] = []
+        self.outcome = Outcome()
+        self.accuracy = math.nan
+        self.has_moved = False
 
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands, be it within an epoch."""
+        self.has_moved = False
+        size = self._program.steps_per_epoch
+        is_evaluated = self.outcome.steps <= size * self.outcome.epochs
+        curves = {name: list(curve) for name, curve in self.outcome.curves.items()}
+        progress = {"told": list(self.told), "curves": curves, "seconds": self._seconds}
+        return Checkpoint(self.carry, progress, self.accuracy if is_evaluated else None)
 
-def _evaluate(program: Program, carry: Carry) -> tuple[float, float]:
-    """Mean loss and accuracy over all test images."""
-    size = len(program.data.test_images)
-    sums = [
-        program.evaluate(carry, program.data, np.int32(first_row))
-        for first_row in range(0, size, program.test_batch)
-    ]
-    right, loss = (float(sum(parts)) for parts in zip(*sums, strict=True))
-    return loss / size, right / size
+    def go_on_from(self, kept: Checkpoint) -> None:
+        """Takes over where a run stood.
 
+        Raises:
+            RequestError: If that is within what is one call here.
+        """
+        at_once, taken = self._program.steps_at_once, len(kept.progress["told"])
+        if taken % self._program.steps_per_epoch % at_once:
+            raise RequestError(
+                f"cannot resume after {taken} steps where a call takes {at_once}: the run was "
+                "broken off within an epoch on a CPU, go on there"
+            )
+        self.carry = kept.carry
+        self.told, self._seconds = kept.progress["told"], kept.progress["seconds"]
+        self.outcome.steps, self.outcome.curves = len(self.told), kept.progress["curves"]
+        self.accuracy = (self.outcome.curves["test_accuracy"] or [math.nan])[-1]
 
-def _thinned(losses: list[float]) -> list[float]:
-    """Means over equally many steps."""
-    every = max(1, math.ceil(len(losses) / _MOST_STEP_LOSSES))
-    return [statistics.fmean(losses[i : i + every]) for i in range(0, len(losses), every)]
+    def finish_epoch(self) -> None:
+        """Takes the steps that the epoch lacks, and evaluates."""
+        size, epoch = self._program.steps_per_epoch, self.outcome.epochs
+        first, end = size * epoch, min(size * (epoch + 1), self.total)
+        self._take_steps(epoch, end)
+        test_loss, accuracy = self._evaluated()
+        means = [statistics.fmean(column) for column in zip(*self.told[first:end], strict=True)]
+        values = (*means, test_loss, accuracy, self._seconds)
+        for curve, value in zip(CURVES, values, strict=True):
+            self.outcome.curves[curve].append(value)
+        self.accuracy, self._seconds, self.has_moved = accuracy, 0.0, True
+        self._report(self.outcome.steps, self.told[-1][0], accuracy)
+
+    def _take_steps(self, epoch: int, end: int) -> None:
+        program = self._program
+        order = program.draw_order(self._key, np.int32(epoch))
+        under_way = collections.deque()
+        started = time.perf_counter()
+        for _ in range(self.outcome.steps, end, program.steps_at_once):
+            if interrupts.is_terminated():
+                break
+            self.carry, info = program.step(self.carry, program.data, self._key, order, self._rho)
+            self.has_moved = True
+            under_way.append(info)
+            if len(under_way) > _CALLS_AHEAD:
+                self._settle(under_way.popleft())
+        while under_way:
+            self._settle(under_way.popleft())
+        self._seconds += time.perf_counter() - started
+        interrupts.check_termination()
+
+    def _settle(self, info: SamInfo) -> None:
+        """Waits for a call; raises if anything that one of its steps tells is not finite."""
+        columns = [np.ravel(np.asarray(values, float)).tolist() for values in info[: len(_TOLD)]]
+        for told in zip(*columns, strict=True):
+            self.outcome.steps += 1
+            for name, value in zip(_TOLD, told, strict=True):
+                self._check_finite(name, value)
+            self.told.append(told)
+            self._report(self.outcome.steps, told[0], self.accuracy)
+
+    def _evaluated(self) -> tuple[float, float]:
+        """Mean loss and accuracy over all test images."""
+        program, sums = self._program, []
+        size = len(program.data.test_images)
+        for first_row in range(0, size, program.test_batch):
+            interrupts.check_termination()
+            sums.append(program.evaluate(self.carry, program.data, np.int32(first_row)))
+        right, loss = (float(sum(parts)) for parts in zip(*sums, strict=True))
+        self._check_finite("test loss", loss / size)
+        return loss / size, right / size
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise _NotFiniteError(
+                f"{self._settings.method}, seed {self._settings.seed}: "
+                f"the {name} is {value} at step {self.outcome.steps}"
+            )

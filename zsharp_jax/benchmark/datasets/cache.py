@@ -73,11 +73,9 @@ def read(folder: pathlib.Path, source: Source) -> Cache:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         if meta["format"] != FORMAT:
-            raise UnusableError(f"cache {folder} is of format {meta['format']}, wanted {FORMAT}")
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ARRAYS
-        }
+            found = repr(meta["format"])[:40]
+            raise UnusableError(f"cache {folder} is of format {found}, wanted {FORMAT}")
+        arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         _check(arrays, meta, source)
     except (FileNotFoundError, NotADirectoryError):
         if folder.exists():
@@ -85,9 +83,18 @@ def read(folder: pathlib.Path, source: Source) -> Cache:
         raise UnusableError(f"there is no cache {folder}") from None
     except OSError as error:
         raise UnusableError(f"cannot read cache {folder}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise UnusableError(f"cache {folder} is damaged: {error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
+        raise UnusableError(f"cache {folder} is damaged: {str(error)[:200]}") from None
     return Cache(folder, arrays, meta)
+
+
+def _mapped(path: pathlib.Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads the header as Python, which has many ways to fail
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _check(arrays: dict[str, np.ndarray], meta: dict[str, Any], source: Source) -> None:

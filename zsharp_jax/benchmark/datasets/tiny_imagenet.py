@@ -70,7 +70,7 @@ def opened(path: pathlib.Path) -> Iterator[Contents]:
     """
     try:
         file = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise RequestError(f"archive {path} is truncated or damaged: {error}") from None
     except OSError as error:
         raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
@@ -117,10 +117,18 @@ class _Zip:
                 f"archive {self.path} holds {member.filename[:100]!r} of {member.file_size} bytes, "
                 f"wanted at most {most}"
             )
+        # The others take as much memory as the archive says, and fail in their own ways.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise RequestError(
+                f"archive {self.path} holds {member.filename[:100]!r} packed in the way "
+                f"{member.compress_type}, wanted stored or deflated"
+            )
         try:
             return self._file.read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             raise RequestError(f"archive {self.path} is truncated or damaged: {error}") from None
+        except OSError as error:
+            raise RequestError(f"cannot read archive {self.path}: {error.strerror}") from None
         except (NotImplementedError, RuntimeError) as error:
             # What zipfile says of a file that is packed in a way it does not know, or encrypted:
             # the archive may be whole, so it is not called damaged.
