@@ -35,8 +35,8 @@ class Rows:
     def __len__(self):
         return 4096
 
-    def __getitem__(self, row):
-        inputs = np.random.default_rng(row).normal(size=8).astype(np.float32)
+    def __getitem__(self, index):
+        inputs = np.random.default_rng(index).normal(size=8).astype(np.float32)
         return inputs, np.sin(inputs).sum(keepdims=True)
 
 
@@ -75,6 +75,8 @@ def write(path, content):
 
 
 def train(out, steps, checkpoint_every, resume):
+    if BATCH % jax.device_count():
+        raise ValueError(f"{BATCH} rows cannot be shared out to {jax.device_count()} devices.")
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     is_writer, checkpoint = jax.process_index() == 0, out / "checkpoint.msgpack"
