@@ -77,8 +77,9 @@ def kill_and_resume(folder, kills, epochs, seed):
         What was going on at each kill, counted, and the numbers of each run that ended.
     """
     rng, output = random.Random(seed), folder / "output.txt"
-    started = time.monotonic()
     command = [*COMMAND, "--epochs", epochs, "--out"]
+    finish([*COMMAND, "--epochs", 1, "--out", folder / "first"], output)  # compiles, for all
+    started = time.monotonic()
     finish([*command, folder / "whole"], output)
     longest = time.monotonic() - started
     moments, ended = collections.Counter(), [numbers(*folder.glob("whole/*.json"))]

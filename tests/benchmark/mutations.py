@@ -13,6 +13,13 @@ def examples(default):
     return int(ASKED) if ASKED else default
 
 
+class Mutated(bytes):
+    """Bytes that Hypothesis does not print in full."""
+
+    def __repr__(self):
+        return f"<{len(self)} bytes: {bytes(self[:20])!r}...>"
+
+
 @strategies.composite
 def mutated(draw, whole, favourites=(0,)):
     """Bytes with some flipped, cut off, moved, left out or overwritten.
@@ -42,4 +49,4 @@ def mutated(draw, whole, favourites=(0,)):
                     strategies.binary(min_size=1, max_size=16)
                     | strategies.sampled_from([b"\xff" * size, bytes(size), b"7" * size])
                 )
-    return bytes(content)
+    return Mutated(content)

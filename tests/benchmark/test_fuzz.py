@@ -46,6 +46,10 @@ def tar_of(contents):
 TAR = tar_of(SMALL)
 HEADERS = [at - 257 for at in range(257, len(TAR), 512) if TAR[at : at + 5] == b"ustar"]
 TAR_GZ = gzip.compress(TAR, mtime=0)
+IMAGES = archives.zip_contents()
+JPEG = next(name for name in IMAGES if name.endswith(".JPEG"))
+ZIP = archives.write_zip(io.BytesIO(), IMAGES).getvalue()
+ENTRIES = [at for at in range(len(ZIP)) if ZIP[at : at + 2] == b"PK"]
 
 
 def with_checksums(tar):
@@ -92,9 +96,9 @@ def read_cifar(content):
     return read_bytes(obtain.READERS["cifar10"], content, "a.tar.gz")
 
 
-def test_what_is_mutated_below_is_read_when_whole(zipped):
+def test_what_is_mutated_below_is_read_when_whole():
     assert read_cifar(TAR_GZ) and read_cifar(gzip.compress(with_checksums(TAR)))
-    assert read_bytes(tiny_imagenet.opened, zipped, "a.zip")
+    assert read_bytes(tiny_imagenet.opened, ZIP, "a.zip")
 
 
 @MANY
@@ -137,28 +141,17 @@ def test_no_field_of_a_header_does_harm(changes):
     read_cifar(gzip.compress(with_checksums(tar), 1))
 
 
-@pytest.fixture(scope="module")
-def zipped(tmp_path_factory):
-    path = tmp_path_factory.mktemp("zip") / "a.zip"
-    return archives.write_zip(path, archives.zip_contents()).read_bytes()
-
-
 @MANY
-@hypothesis.given(strategies.data())
-def test_no_mutation_of_a_zip_does_harm(zipped, data):
-    entries = [at for at in range(len(zipped)) if zipped[at : at + 2] == b"PK"]
-    content = data.draw(mutated(zipped, favourites=entries))
+@hypothesis.given(mutated(ZIP, favourites=ENTRIES))
+def test_no_mutation_of_a_zip_does_harm(content):
     read_bytes(tiny_imagenet.opened, content, "a.zip")
 
 
 @MANY
-@hypothesis.given(strategies.data())
-def test_no_mutation_of_an_image_does_harm(data):
-    contents = archives.zip_contents()
-    name = next(name for name in contents if name.endswith(".JPEG"))
-    contents[name] = data.draw(mutated(contents[name], favourites=range(0, 600, 32)))
+@hypothesis.given(mutated(IMAGES[JPEG], favourites=range(0, 600, 32)))
+def test_no_mutation_of_an_image_does_harm(content):
     with tempfile.TemporaryDirectory() as folder:
-        path = archives.write_zip(pathlib.Path(folder, "a.zip"), contents)
+        path = archives.write_zip(pathlib.Path(folder, "a.zip"), {**IMAGES, JPEG: content})
         read_all(tiny_imagenet.opened(path))
 
 

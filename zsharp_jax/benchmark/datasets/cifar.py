@@ -86,9 +86,9 @@ def opened(path: pathlib.Path, layout: Layout) -> Iterator[Contents]:
     try:
         files = _read_files(path, layout)
     except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise RequestError(f"archive {path} is truncated or damaged: {error}") from None
+        raise RequestError(f"archive {path} is truncated or damaged: {str(error)[:200]}") from None
     except (ValueError, RecursionError) as error:  # tarfile's, at headers that make no sense
-        raise RequestError(f"archive {path} is damaged: {error}") from None
+        raise RequestError(f"archive {path} is damaged: {str(error)[:200]}") from None
     except OSError as error:
         raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
     names = {

@@ -71,7 +71,7 @@ def opened(path: pathlib.Path) -> Iterator[Contents]:
     try:
         file = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise RequestError(f"archive {path} is truncated or damaged: {error}") from None
+        raise RequestError(f"archive {path} is truncated or damaged: {str(error)[:200]}") from None
     except OSError as error:
         raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
     with file:
@@ -126,13 +126,15 @@ class _Zip:
         try:
             return self._file.read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise RequestError(f"archive {self.path} is truncated or damaged: {error}") from None
+            raise RequestError(
+                f"archive {self.path} is truncated or damaged: {str(error)[:200]}"
+            ) from None
         except OSError as error:
             raise RequestError(f"cannot read archive {self.path}: {error.strerror}") from None
         except (NotImplementedError, RuntimeError) as error:
             # What zipfile says of a file that is packed in a way it does not know, or encrypted:
             # the archive may be whole, so it is not called damaged.
-            raise RequestError(f"cannot read archive {self.path}: {error}") from None
+            raise RequestError(f"cannot read archive {self.path}: {str(error)[:200]}") from None
 
     def lines(self, name: str) -> list[list[str]]:
         """The words of each line of a text file."""
