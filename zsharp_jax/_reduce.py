@@ -1,11 +1,11 @@
 """Sums and counts over a stack of layers, each in one pass over memory.
 
-XLA's CPU backend sums floats at the speed of memory, but not integers if anything has to be
-computed for each entry first: 2.5 ns an entry, ten times what reading it takes. It does if few
-entries are summed side by side, so a CPU counts in groups of up to eight here, and those sums are
-few enough for what follows to be cheap. Groups do not always fit the shards of a tensor, which
-would then be gathered, so where there are several devices a CPU counts as accelerators do: all at
-once.
+XLA's CPU backend neither uses vector instructions nor more than one core, ten times as long as
+reading takes, for a sum over all of a tensor where something has to be computed for each entry
+first: of integers, and of floats along a single axis. It does both if few entries are summed side
+by side, so here a CPU sums in groups of up to eight first, and those sums are few enough for what
+follows to be cheap. Groups do not always fit the shards of a tensor, which would then be gathered,
+so where there are several devices a CPU sums as accelerators do: all at once.
 """
 
 from typing import Any
@@ -28,8 +28,10 @@ def computed_anew(*arrays: Any) -> Any:
 
 
 def layer_sums(stack: jax.Array) -> jax.Array:
-    """The sum of each layer of a stack of shape (layers, ...), of shape (layers,)."""
-    return jnp.sum(stack, axis=tuple(range(1, stack.ndim)), dtype=stack.dtype)
+    """The sum of each layer of a stack of floats, of shape (layers, ...), of shape (layers,)."""
+    is_folded = _is_one_device() and stack.ndim == 2
+    on_cpu = _folded_sums if is_folded else _sums
+    return jax.lax.platform_dependent(stack, cpu=on_cpu, default=_sums)
 
 
 def layer_counts(stack: jax.Array, candidates: jax.Array) -> jax.Array:
@@ -48,6 +50,15 @@ def layer_counts(stack: jax.Array, candidates: jax.Array) -> jax.Array:
 
 def _is_one_device() -> bool:
     return jax.device_count() == 1
+
+
+def _sums(stack: jax.Array) -> jax.Array:
+    return jnp.sum(stack, axis=tuple(range(1, stack.ndim)), dtype=stack.dtype)
+
+
+def _folded_sums(stack: jax.Array) -> jax.Array:
+    # Without the barrier XLA would make one sum of the two.
+    return _sums(jax.lax.optimization_barrier(_fold(stack)))
 
 
 def _plain_counts(stack: jax.Array, candidates: jax.Array) -> jax.Array:
