@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_finished_runs_whole(tmp_path):
 
 
 OF_ALL = ["--dataset", "--data-dir", "--archive", "--no-verify", "--timeout"]
-OF_ALL += ["--model", "--epochs", "--batch-size"]
+OF_ALL += ["--model", "--epochs", "--train-images", "--batch-size"]
 OF_ALL += ["--dtype", "--quantile", "--out", "--checkpoint-every", "--tensorboard"]
 OF_ALL += ["--resume", "--recipe"]
 OF_RECIPES = ["--rho", "--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
