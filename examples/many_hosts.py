@@ -98,7 +98,7 @@ def train(out, steps, checkpoint_every, resume):
                 # A state that is split over the hosts needs Orbax, where each writes its own.
                 write(checkpoint, flax.serialization.to_bytes(jax.device_get(state)))
                 print(f"step {done}: loss {loss:.4f}, ‖ε‖ {info.perturbation_norm:.4f}", flush=True)
-    if is_writer:
+    if is_writer and loss is not None:  # else it had finished before
         result = {"steps": int(state.step), "loss": loss, "devices": jax.device_count()}
         write(out / "result.json", json.dumps(result).encode())
     return loss
@@ -115,6 +115,9 @@ def main(arguments=None):
     parser.add_argument("--checkpoint-every", type=int, default=50)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options = parser.parse_args(arguments)
+    by_hand = [options.coordinator, options.processes, options.process]
+    if None in by_hand and by_hand != [None] * 3:
+        parser.error("--coordinator, --processes and --process go together")
 
     if options.cluster or options.coordinator:
         # After so many seconds without a sign of life JAX ends the others, which wait in vain.

@@ -88,6 +88,17 @@ def test_statistics_are_averaged_and_counters_are_not():
         chex.assert_trees_all_equal(new_key, jax.random.split(key)[0])
 
 
+def test_aux_may_hold_python_numbers():
+    def loss_fn(w, inputs):
+        return jnp.mean(inputs * w), {"number": 3, "half": 0.5}
+
+    inputs, w = jnp.arange(8.0), jnp.array(1.0)
+    for options in ({"microbatches": 2}, {"groups": 2}, {"plain_if_zero": True}):
+        ascend = sharp_value_and_grad(loss_fn, sam(0.1), has_aux=True, **options)
+        (value, _), _, info = jax.jit(ascend)(w, sam(0.1).init(w), inputs)
+        assert value[1] == info.aux == {"number": 3, "half": 0.5}
+
+
 def test_only_what_holds_the_batch_is_split():
     options = {"microbatches": 4, "batch_argnums": (2, 3)}
     optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
@@ -192,7 +203,9 @@ def test_a_bad_split_is_refused(name):
     for value in (0, -1, 2.0, True, "2"):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least 1, got"):
             sharp_value_and_grad(network_loss, sam(0.1), **{name: value})
-    with pytest.raises(ValueError, match=f"`{name}` must divide the batch of 64, got 5"):
+    with pytest.raises(
+        ValueError, match=f"`{name}` must divide the batch, got 64 examples .* 5 equal"
+    ):
         sharp_gradients(sam(0.1), **{name: 5})
 
 

@@ -113,6 +113,20 @@ def test_a_vmap_over_parts_takes_the_step_of_the_batch():
     assert_close(found, sharp_value_and_grad(network_loss, ascent)(params, state, *BATCH))
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_batch_over_two_axes(groups, check_vma):
+    ascent, params = ASCENTS["zsharp"], network_params()
+    axes = ("hosts", "devices")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(AxisType.Auto,) * 2)
+    specs = (P(), P(), P(axes), P(axes))
+    ascend = sharp_value_and_grad(network_loss, ascent, groups=groups, axis_name=axes)
+    mapped = jax.shard_map(ascend, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+    alone = sharp_value_and_grad(network_loss, ascent, groups=groups)
+    found = jax.jit(mapped)(params, ascent.init(params), *BATCH)
+    assert_close(found, jax.jit(alone)(params, ascent.init(params), *BATCH))
+
+
 def test_microbatches_of_each_device_by_itself():
     """Without an axis named, a `shard_map` that keeps account of what varies runs them too."""
     in_turn = mean_value_and_grad(network_loss, microbatches=2)

@@ -7,7 +7,15 @@ import optax
 import pytest
 from problems import BATCH, network_loss, network_params
 
-from zsharp_jax import init_state, periodic_rho, sam, sam_step, sharpness_aware, zsharp
+from zsharp_jax import (
+    init_state,
+    periodic_rho,
+    sam,
+    sam_step,
+    sharp_value_and_grad,
+    sharpness_aware,
+    zsharp,
+)
 
 
 def lengths(schedule, steps=8, **options):
@@ -75,6 +83,23 @@ def test_the_second_pass_is_saved_by_a_branch():
 
     assert counted(plain_if_zero=False) == [2, 2, 2, 2]
     assert counted(plain_if_zero=True) == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_plain_steps_of_narrow_weights(groups):
+    """The loss at w + ε is wider than that at w."""
+
+    def loss_fn(w, inputs):
+        return jnp.mean((inputs @ w) ** 2), jnp.sum(w)
+
+    ascent = sam(periodic_rho(0.1, every=2))
+    options = {"has_aux": True, "groups": groups, "batch_argnums": 1, "plain_if_zero": True}
+    ascend = jax.jit(sharp_value_and_grad(loss_fn, ascent, **options))
+    w, inputs = jnp.ones((4, 2), jnp.bfloat16), jnp.ones((8, 4), jnp.bfloat16)
+    (_, gradients), state, sharp = ascend(w, ascent.init(w), inputs)
+    (_, _), _, plain = ascend(w, state, inputs)
+    assert gradients.dtype == jnp.bfloat16
+    assert sharp.sharp_loss > sharp.loss and plain.sharp_loss == plain.loss
 
 
 def test_sharpness_aware_saves_it_too():

@@ -102,6 +102,14 @@ def test_too_many_skips_in_a_row_end_it():
     assert state.skips.in_a_row == 0
 
 
+def test_skips_of_one_run_do_not_end_another():
+    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=True, max_consecutive_skips=1)
+    for batch in (BAD_BATCHES["NaN"], BATCH, BATCH, BATCH):
+        state, _ = step(init_state(network_params(), optimizer, ascent), *batch)
+    assert state.skips.total == 0
+
+
 def test_within_a_jit_of_the_users_it_counts_and_does_not_end():
     optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
     step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=True, max_consecutive_skips=1)

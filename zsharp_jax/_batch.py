@@ -66,4 +66,7 @@ def _check_batch(name: str, batch: PyTree, parts: int) -> None:
             f"{shapes}: name those that do in `batch_argnums`."
         )
     if shapes[0][0] % parts:
-        raise ValueError(f"`{name}` must divide the batch of {shapes[0][0]}, got {parts}.")
+        raise ValueError(
+            f"`{name}` must divide the batch, got {shapes[0][0]} examples (of a device and group, "
+            f"where there are several) for {parts} equal parts."
+        )

@@ -30,14 +30,18 @@ def mean_value_and_grad(
     Args:
         loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with `has_aux`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`. Floating-point leaves of aux are averaged
-            like the loss, so BatchNorm statistics become the mean of those of the parts. Others
-            (counters, keys) are taken from the last micro-batch, and on each device from its own.
+            like the loss, so BatchNorm statistics become the mean of those of the parts; what there
+            is of each example (logits) would be too, and is not to be returned. Others (counters,
+            keys) are taken from the last micro-batch, and on each device from its own.
         microbatches: In how many parts of equal size the batch is taken, one after the other. It
             takes the memory of one part and of one more gradient in float32.
-        axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over: take no
-            mean over it yourself. (Under `jax.jit` on a mesh there is nothing to name.)
+        axis_name: The axis, or a tuple of axes, of `jax.pmap` or `jax.shard_map` that the batch is
+            spread over: take no mean over it yourself. (Under `jax.jit` on a mesh there is nothing
+            to name.)
         batch_argnums: Which arguments of `loss_fn` hold the batch along their first axis, counted
-            as `jax.grad` counts: the parameters are 0. None: all but the parameters.
+            as `jax.grad` counts: the parameters are 0. None: all but the parameters. A dropout key
+            that is not split is the same for every part: for masks of their own pass as many keys
+            as examples, and use the first of a part.
 
     Returns:
         A function of `params, *inputs` that returns `loss, gradients` or `(loss, aux), gradients`.
@@ -68,12 +72,13 @@ def varying(tree: Any, axis_name: Hashable) -> Any:
     Where `jax.shard_map` keeps account of what varies, a gradient with respect to what does not has
     been summed over the devices already: a mean of it is too large by their number.
     """
-    manual_axes = jax.sharding.get_abstract_mesh().manual_axes
+    manual_axes = jax.sharding.get_abstract_mesh().manual_axes  # none of a `jax.vmap`
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    mapped = [name for name in names if name in manual_axes]
 
     def cast(leaf):
-        if axis_name not in manual_axes or axis_name in _varies_over(leaf):  # as in a `jax.vmap`
-            return leaf
-        return jax.lax.pcast(leaf, axis_name, to="varying")
+        new = tuple(name for name in mapped if name not in _varies_over(leaf))
+        return jax.lax.pcast(leaf, new, to="varying") if new else leaf
 
     return jax.tree.map(cast, tree)
 
@@ -84,7 +89,8 @@ def mean_over_axis(tree: Any, axis_name: Hashable) -> Any:
     def mean(leaf):
         return jax.lax.pmean(at_least_float32(leaf), axis_name).astype(leaf.dtype)
 
-    return jax.tree.map(lambda leaf: mean(leaf) if is_averaged(leaf) else leaf, tree)
+    arrays = jax.tree.map(jnp.asarray, tree)  # aux may hold Python numbers
+    return jax.tree.map(lambda leaf: mean(leaf) if is_averaged(leaf) else leaf, arrays)
 
 
 def is_averaged(leaf: Any) -> bool:
@@ -109,7 +115,7 @@ def _in_turn(
             return value_and_grad(params, *joined(part))
 
         def add(sums, part):
-            results = jax.tree.leaves(evaluate(part))
+            results = list(map(jnp.asarray, jax.tree.leaves(evaluate(part))))
             others = [leaf for leaf in results if not is_averaged(leaf)]
             averaged = [at_least_float32(leaf) for leaf in results if is_averaged(leaf)]
             return [each + new for each, new in zip(sums, averaged, strict=True)], others

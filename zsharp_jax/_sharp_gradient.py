@@ -70,11 +70,13 @@ def sharp_value_and_grad(
             It is evaluated at w + ε in float32 at least, also where w is narrower.
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
-        has_aux: Whether `loss_fn` returns `(loss, aux)`.
+        has_aux: Whether `loss_fn` returns `(loss, aux)`. For a batch in parts see
+            `mean_value_and_grad`; of groups, counters and keys are those of the first.
         groups: Into how many groups of equal size the batch is split, each with a perturbation of
             its own (m-sharpness), whatever the devices; 1: one perturbation for all. Flax's
-            BatchNorm takes statistics of each group, or with `axis_name="groups"` of all. What an
-            ascent keeps between steps (`friendly_sam`) is the mean over the groups.
+            BatchNorm takes statistics of each group, or with `axis_name="groups"` of all groups of
+            its device (there is no such axis with one group). What an ascent keeps between steps
+            (`friendly_sam`) is the mean over the groups.
         microbatches: In how many parts the batch, or each group, is taken in both passes, see
             `mean_value_and_grad`; like `groups` it needs a loss that is a mean over examples.
         axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over, see
@@ -137,11 +139,15 @@ def sharp_value_and_grad(
 
         arguments = (parts, gradients, perturbation)
         if plain_if_zero:
+            likes = jax.eval_shape(
+                each_group(sharp_pass), *arguments
+            )  # a narrow loss is wider there
+
+            def plain(*_):
+                return jax.tree.map(_cast_like, (value, gradients), likes)
+
             sharp_value, sharp_gradients = jax.lax.cond(
-                jnp.all(norm == 0),
-                lambda *_: (value, gradients),
-                each_group(sharp_pass),
-                *arguments,
+                jnp.all(norm == 0), plain, each_group(sharp_pass), *arguments
             )
         else:
             sharp_value, sharp_gradients = each_group(sharp_pass)(*arguments)
@@ -168,6 +174,11 @@ def _at_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _cast_like(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    return leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype)  # a key has no other dtype
+
+
 def _groups_here(groups: int, axis_name: Hashable | None) -> int:
     """How many of all groups this device has."""
     if axis_name is None:
@@ -182,7 +193,7 @@ def _groups_here(groups: int, axis_name: Hashable | None) -> int:
 
 
 def _mean(of_groups: jax.Array) -> jax.Array:
-    """The mean over groups; a counter or a key is the same in all of them."""
+    """The mean over groups; what cannot be averaged, a counter or a key, is that of the first."""
     if not is_averaged(of_groups):
         return of_groups[0]
     return jnp.mean(at_least_float32(of_groups), axis=0).astype(of_groups.dtype)

@@ -14,7 +14,7 @@ _STEPS_AHEAD = 2
 
 
 class Skips(NamedTuple):
-    """How many steps have been skipped because a loss or a gradient was not finite.
+    """How many steps have been skipped because a loss, a gradient or its norm was not finite.
 
     Attributes:
         total: Since `init_state`, an int32 scalar.
@@ -43,19 +43,24 @@ def stopping(step: Callable[..., Any], most_in_a_row: int) -> Callable[..., Any]
     the device wait for the host.
     """
     under_way = collections.deque(maxlen=_STEPS_AHEAD)
+    newest = None
 
     @functools.wraps(step)
     def checked(state, *inputs):
+        nonlocal newest
+        if state.skips.in_a_row is not newest:  # the state of another run
+            under_way.clear()
         if len(under_way) == _STEPS_AHEAD and under_way[0] >= most_in_a_row:
             under_way.clear()
             raise FloatingPointError(
-                f"the loss or a gradient was not finite in {most_in_a_row} steps in a row, the "
-                "most that `max_consecutive_skips` allows; if the loss function returns "
+                f"a loss, a gradient or its norm was not finite in {most_in_a_row} steps in a row, "
+                "the most that `max_consecutive_skips` allows; if the loss function returns "
                 "statistics as aux, keep the old ones where `info.skips.in_a_row` is above 0."
             )
         state, info = step(state, *inputs)
         if not isinstance(info.skips.in_a_row, Tracer):
             under_way.append(info.skips.in_a_row)
+            newest = state.skips.in_a_row
         return state, info
 
     return checked

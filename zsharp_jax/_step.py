@@ -103,11 +103,13 @@ def sam_step(
         axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         batch_argnums: Which arguments of `loss_fn` hold the batch.
         plain_if_zero: Whether the second pass is saved where ε is zero.
-        skip_nonfinite: Whether a step in which a loss or an entry of a gradient is not finite
-            leaves the state as it was, but for `skips`. What the loss function returned as aux is
+        skip_nonfinite: Whether a step in which a loss, an entry of a gradient, ||g|| or ||ε|| is
+            not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
+            was, but for `skips`. What the loss function returned as aux is
             handed on all the same: keep the old statistics where `info.skips.in_a_row > 0`.
         max_consecutive_skips: After so many skips in a row a step raises, one or two steps late so
-            that nothing waits. Under `jax.jit` or `jax.pmap` of yours it cannot: look at
+            that nothing waits; for that each state must be the one that the last call returned.
+            Under `jax.jit` or `jax.pmap` of yours it cannot: look at
             `info.skips` there.
 
     Returns:
@@ -118,7 +120,7 @@ def sam_step(
     Raises:
         ValueError: If an argument is out of range; on a call, if the batch cannot be split evenly
             or lies on a mesh with explicit axes.
-        FloatingPointError: On a call, after `max_consecutive_skips` skips.
+        FloatingPointError: On a call, after `max_consecutive_skips` skips in a row.
 
     Example:
         >>> def loss_fn(w, inputs, targets):
