@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 PyTree = Any  # of arrays
 
@@ -29,7 +30,7 @@ def in_microbatches(
     of each part."""
 
     def strides(leaf):
-        return jnp.moveaxis(leaf.reshape(-1, microbatches, *leaf.shape[1:]), 1, 0)
+        return optax.microbatching.reshape_batch_axis(leaf, len(leaf) // microbatches)
 
     return _taken_apart("microbatches", inputs, argnums, microbatches, strides)
 

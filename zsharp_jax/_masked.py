@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 
@@ -24,7 +25,7 @@ def masked_ascent(
         A transformation from the gradient at w to the perturbation, which is 0 for the others.
 
     Raises:
-        ValueError: If `mask` does not fit the parameters.
+        ValueError: If `mask` holds anything but bools or does not fit the parameters.
 
     Example:
         >>> ascent = masked_ascent(sam(rho=1.0), {"frozen": False, "head": True})
@@ -36,6 +37,9 @@ def masked_ascent(
 
     def labels(params):
         chosen = mask(params) if callable(mask) else mask
+        for each in jax.tree.leaves(chosen):
+            if not isinstance(each, (bool, np.bool_)):
+                raise ValueError(f"`mask` must be a tree of bools, got {each!r} in it.")
         return jax.tree.map(lambda each: "perturbed" if each else "kept", chosen)
 
     return optax.partition({"perturbed": ascent, "kept": optax.set_to_zero()}, labels)

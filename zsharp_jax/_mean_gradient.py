@@ -108,6 +108,8 @@ def _over_axis(value_and_grad: ValueAndGrad, axis_name: Hashable) -> ValueAndGra
 def _in_turn(
     value_and_grad: ValueAndGrad, microbatches: int, argnums: Collection[int] | None
 ) -> ValueAndGrad:
+    # `optax.microbatching.microbatch` adds up in the dtype of a gradient, and what it adds up may
+    # be neither a counter or a key nor something that varies within a `jax.shard_map`.
     def of_batch(params, *inputs):
         stacks, joined = in_microbatches(inputs, argnums, microbatches)
 

@@ -1,7 +1,5 @@
 """From the gradient at w to w + ε."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,16 +26,4 @@ def perturbation_of(
 
 def perturbed(params: optax.Params, perturbation: optax.Updates) -> optax.Params:
     """w + ε in float32 at least, for bfloat16 weights of size 1 would round a small ε away."""
-
-    def moved(weight, step):
-        if weight is None:
-            return None
-        weight = at_least_float32(weight)
-        return (weight + step).astype(weight.dtype)
-
-    return jax.tree.map(moved, params, perturbation, is_leaf=lambda leaf: leaf is None)
-
-
-def like_gradients(sharp_gradients: Any, gradients: optax.Updates) -> optax.Updates:
-    """The gradient at w + ε in the dtypes of that at w, which is what the optimizer expects."""
-    return optax.tree.cast_like(sharp_gradients, gradients)
+    return optax.apply_updates(jax.tree.map(at_least_float32, params), perturbation)

@@ -62,9 +62,7 @@ def _folded_sums(stack: jax.Array) -> jax.Array:
 
 
 def _plain_counts(stack: jax.Array, candidates: jax.Array) -> jax.Array:
-    below = [
-        layer_sums((stack < column).astype(jnp.int32)) for column in _columns(stack, candidates)
-    ]
+    below = [_sums((stack < column).astype(jnp.int32)) for column in _columns(stack, candidates)]
     return jnp.stack(below, axis=1)
 
 

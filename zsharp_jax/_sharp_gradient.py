@@ -21,7 +21,7 @@ from zsharp_jax._mean_gradient import (
     mean_value_and_grad,
     varying,
 )
-from zsharp_jax._perturb import like_gradients, perturbation_of, perturbed
+from zsharp_jax._perturb import perturbation_of, perturbed
 from zsharp_jax._precision import at_least_float32, tree_norm
 
 Ascend = Callable[..., tuple[tuple[Any, optax.Updates], optax.OptState, "SamInfo"]]
@@ -131,7 +131,8 @@ def sharp_value_and_grad(
 
         def sharp_pass(part, gradients, perturbation):
             value, sharp_gradients = value_and_grad(perturbed(params, perturbation), *joined(part))
-            return value, like_gradients(sharp_gradients, gradients)
+            # Those of narrow weights come in float32, which the optimizer does not expect.
+            return value, optax.tree.cast_like(sharp_gradients, gradients)
 
         value, gradients = each_group(clean_pass)(parts)
         perturbation, next_state = each_group(perturb)(gradients)
@@ -139,9 +140,8 @@ def sharp_value_and_grad(
 
         arguments = (parts, gradients, perturbation)
         if plain_if_zero:
-            likes = jax.eval_shape(
-                each_group(sharp_pass), *arguments
-            )  # a narrow loss is wider there
+            # A narrow loss is wider at w + ε.
+            likes = jax.eval_shape(each_group(sharp_pass), *arguments)
 
             def plain(*_):
                 return jax.tree.map(_cast_like, (value, gradients), likes)

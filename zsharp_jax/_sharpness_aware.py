@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._perturb import like_gradients, perturbation_of, perturbed
+from zsharp_jax._perturb import perturbation_of, perturbed
 from zsharp_jax._precision import tree_norm
 
 
@@ -79,7 +79,7 @@ def sharpness_aware(
         def sharp_pass(perturbation):
             sharp_gradients = grad_fn(perturbed(params, perturbation))
             _check_like_gradients(sharp_gradients, updates)
-            return like_gradients(sharp_gradients, updates)
+            return optax.tree.cast_like(sharp_gradients, updates)
 
         if plain_if_zero:
             is_zero = tree_norm(perturbation) == 0

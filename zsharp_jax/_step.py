@@ -105,12 +105,11 @@ def sam_step(
         plain_if_zero: Whether the second pass is saved where ε is zero.
         skip_nonfinite: Whether a step in which a loss, an entry of a gradient, ||g|| or ||ε|| is
             not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
-            was, but for `skips`. What the loss function returned as aux is
-            handed on all the same: keep the old statistics where `info.skips.in_a_row > 0`.
+            was, but for `skips`. What the loss function returned as aux is handed on all the same:
+            keep the old statistics where `info.skips.in_a_row > 0`.
         max_consecutive_skips: After so many skips in a row a step raises, one or two steps late so
             that nothing waits; for that each state must be the one that the last call returned.
-            Under `jax.jit` or `jax.pmap` of yours it cannot: look at
-            `info.skips` there.
+            Under `jax.jit` or `jax.pmap` of yours it cannot: look at `info.skips` there.
 
     Returns:
         A compiled function `step(state, *inputs)` that returns `state, info`. It takes over
@@ -163,8 +162,7 @@ def sam_step(
         moved = SamState(params, opt_state, ascent_state, step_count, state.skips)
         if not skip_nonfinite:
             return moved, info
-        # What a pass comes to is finite only if all of it is: a norm may overflow, but then the
-        # perturbation is of no use.
+        # The norms speak for the gradient at w and for ε, which then need not be read once more.
         is_taken = all_finite((info[:4], sharp_gradients))
         skips = counted(state.skips, is_taken)
         kept = jax.tree.map(lambda new, old: jnp.where(is_taken, new, old), moved, state)

@@ -81,9 +81,8 @@ def find(source: Source, data_dir: pathlib.Path) -> Prepared | None:
             return None
         builder.as_data_source(split="train")
         return Prepared(builder)
-    except NotImplementedError:
-        # tensorflow-datasets says so of a format without random access, which is tfrecord: only
-        # TensorFlow reads it, so for us there is no folder, and the archive is prepared instead.
+    except NotImplementedError:  # tensorflow-datasets', of tfrecord, which has no random access
+        # Only TensorFlow reads that: for us there is no folder, and the archive is prepared.
         return None
     except Exception as error:  # whatever tensorflow-datasets says
         reason = f"{type(error).__name__}: {error}"

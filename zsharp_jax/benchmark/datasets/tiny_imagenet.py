@@ -68,17 +68,26 @@ def opened(path: pathlib.Path) -> Iterator[Contents]:
         RequestError: If the zip is missing or damaged, or holds anything outside its folder, a
             link, a file twice, more than fits the dataset, or labels that do not fit the images.
     """
-    try:
+    with _told_in_a_line(path):
         file = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise RequestError(f"archive {path} is truncated or damaged: {str(error)[:200]}") from None
-    except OSError as error:
-        raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
     with file:
         archive = _Zip(path, file)
         classes = archive.classes()
         splits = {"train": _train(archive, classes), "test": _validation(archive, classes)}
         yield Contents(splits, {"label": list(classes)})
+
+
+@contextlib.contextmanager
+def _told_in_a_line(path: pathlib.Path) -> Iterator[None]:
+    """Within it, what zipfile says of the archive is said to the user."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise RequestError(f"archive {path} is truncated or damaged: {str(error)[:200]}") from None
+    except OSError as error:
+        raise RequestError(f"cannot read archive {path}: {error.strerror}") from None
+    except RuntimeError as error:  # of what is encrypted or of a later version, and may be whole
+        raise RequestError(f"cannot read archive {path}: {str(error)[:200]}") from None
 
 
 class _Zip:
@@ -123,18 +132,8 @@ class _Zip:
                 f"archive {self.path} holds {member.filename[:100]!r} packed in the way "
                 f"{member.compress_type}, wanted stored or deflated"
             )
-        try:
+        with _told_in_a_line(self.path):
             return self._file.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise RequestError(
-                f"archive {self.path} is truncated or damaged: {str(error)[:200]}"
-            ) from None
-        except OSError as error:
-            raise RequestError(f"cannot read archive {self.path}: {error.strerror}") from None
-        except (NotImplementedError, RuntimeError) as error:
-            # What zipfile says of a file that is packed in a way it does not know, or encrypted:
-            # the archive may be whole, so it is not called damaged.
-            raise RequestError(f"cannot read archive {self.path}: {str(error)[:200]}") from None
 
     def lines(self, name: str) -> list[list[str]]:
         """The words of each line of a text file."""
