@@ -2,7 +2,8 @@
 
 import contextlib
 import errno
-import gc
+import functools
+import logging
 import os
 import pathlib
 import sys
@@ -33,12 +34,15 @@ def told_in_a_line(folder: pathlib.Path) -> Iterator[None]:
         raise OutputError(f"cannot write a checkpoint to {folder}: {reason[:300]}") from error
 
 
-@contextlib.contextmanager
-def without_echoes() -> Iterator[None]:
-    """Within it, a file that cannot be read or written is told of once.
+@functools.cache  # once in a process
+def hush_echoes() -> None:
+    """From now on a file that cannot be read or written is told of once, and by us.
 
-    Orbax raises at the first, and what it has under way besides complains where nobody catches it.
+    Orbax raises at the first, and what it has under way besides complains where nobody catches it,
+    when its threads end or it is collected: often long after the run has ended.
     """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -48,8 +52,3 @@ def without_echoes() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        gc.collect()  # some of them complain when they are collected
-        sys.unraisablehook = before

@@ -8,7 +8,6 @@ checkpoint before it.
 import contextlib
 import dataclasses
 import json
-import logging
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from zsharp_jax.benchmark import checkpoint_content
 from zsharp_jax.benchmark.checkpoint_content import Checkpoint, RefusedError
-from zsharp_jax.benchmark.checkpoint_errors import told_in_a_line, without_echoes
+from zsharp_jax.benchmark.checkpoint_errors import hush_echoes, told_in_a_line
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.settings import Settings
 
@@ -172,14 +171,13 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if self._manager is None:
-            logging.getLogger("absl").setLevel(logging.CRITICAL)  # we say it in a line
+            hush_echoes()
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=self._kept,
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,  # reads no file that may be damaged
             )
             folder = (self.folder / self.name).absolute()
-            self._open.enter_context(without_echoes())
             self._manager = self._open.enter_context(ocp.CheckpointManager(folder, options=options))
         return self._manager
 
