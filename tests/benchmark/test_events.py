@@ -79,8 +79,8 @@ def test_a_run_that_goes_on_tells_no_epoch_twice(tmp_path):
     compiled = program.compile_program(run, tiny_dataset())
     checkpoints = Checkpoints(tmp_path / "checkpoints", "run", run, every=2)
 
-    def broken_off(steps, loss, accuracy):
-        if steps == 11:  # in the fourth epoch, of three steps each
+    def broken_off(standing):
+        if standing.steps == 11:  # in the fourth epoch, of three steps each
             raise KeyboardInterrupt
 
     events = EventFile(tmp_path / "events", compiled.steps_per_epoch, run.batch_size)

@@ -38,8 +38,8 @@ def numbers(outcome):
 
 
 def terminating(at):
-    def report(steps, loss, accuracy):
-        if steps == at:
+    def report(standing):
+        if standing.steps == at:
             signal.raise_signal(signal.SIGTERM)
 
     return report

@@ -40,7 +40,7 @@ def assert_same_but_for_rounding(ours, theirs):
 @pytest.mark.parametrize("settings, steps", [(RUN, 12), (CUT_SHORT, 9)])
 def test_the_numbers_are_the_same(by_one, by_three, settings, steps):
     reported = []
-    outcome = train(by_three, settings, lambda steps, *_: reported.append(steps))
+    outcome = train(by_three, settings, lambda standing: reported.append(standing.steps))
     assert_same_but_for_rounding(outcome, train(by_one, settings, silent))
     assert sorted(set(reported)) == list(range(1, steps + 1))
 
@@ -61,8 +61,8 @@ def test_what_is_not_finite_within_a_call_ends_the_run_at_its_step(by_three):
 def test_a_run_that_was_broken_off_goes_on(by_three, tmp_path):
     checkpoints = Checkpoints(tmp_path, "run", RUN, every=1)
 
-    def broken_off(steps, loss, accuracy):
-        if steps == 8:
+    def broken_off(standing):
+        if standing.steps == 8:
             raise KeyboardInterrupt
 
     with checkpoints:

@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(compiled):
 
 def test_curves_and_figures(compiled):
     reported = []
-    outcome = train(compiled, SETTINGS, lambda *told: reported.append(told))
+    outcome = train(compiled, SETTINGS, reported.append)
     assert outcome.status == "finished" and outcome.steps == 6
     assert {name: len(curve) for name, curve in outcome.curves.items()} == dict.fromkeys(
         outcome.curves, 2
@@ -40,7 +40,15 @@ def test_curves_and_figures(compiled):
     )
     np.testing.assert_allclose(outcome.curves["perturbation_norm"], 0.05, rtol=1e-3)
     assert outcome.curves["sharp_loss"][0] > outcome.curves["train_loss"][0]
-    assert reported[-1][0] == 6 and math.isnan(reported[0][2])
+    assert [standing.steps for standing in reported] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert [standing.epoch for standing in reported] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert {standing.epochs for standing in reported} == {2}
+    assert [standing.loss for standing in reported[4:7]] == outcome.step_losses[3:]
+    assert all(standing.sharp_loss > standing.loss for standing in reported)
+    assert math.isnan(reported[2].test_accuracy)
+    accuracies = [standing.test_accuracy for standing in reported[3:]]
+    first, last = outcome.curves["test_accuracy"]
+    assert accuracies == [first, first, first, first, last]
     final = outcome.final(steps_per_epoch=3)
     assert final["test_accuracy"] == outcome.curves["test_accuracy"][-1]
     assert final["seconds_per_epoch"] > 0

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import pathlib
 import shlex
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Callable, Sequence
 import jax
 import rich.box
 import rich.console
-import rich.progress
 import rich.table
 
 from zsharp_jax.benchmark import data, figures, interrupts, results
@@ -24,6 +22,7 @@ from zsharp_jax.benchmark.finished import finished_record
 from zsharp_jax.benchmark.outcome import Outcome
 from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
+from zsharp_jax.benchmark.run_progress import RunProgress
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.benchmark.train import planned_steps, train
 
@@ -79,7 +78,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         for settings in runs:
             _checkpoints(settings, request, data_sha256).refuse_others()
 
-    with interrupts.termination_noted(), _Progress(total, runs[0].batch_size) as progress:
+    with interrupts.termination_noted(), RunProgress(total, runs[0].batch_size) as progress:
 
         @functools.lru_cache(maxsize=1)
         def compiled(settings: Settings) -> Program:
@@ -108,7 +107,7 @@ class _Trainer:
     request: Request
     data_sha256: str
     compiled: Callable[[Settings], Program]
-    progress: "_Progress"
+    progress: RunProgress
 
     def record_of(self, settings: Settings) -> Record:
         """The record of a run, trained unless it is there already and that is enough."""
@@ -188,47 +187,3 @@ def _check_device() -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error) or "no device of the platform asked for"
         raise RequestError(f"JAX has no device to train on: {reason}") from None
-
-
-class _Progress:
-    """One bar over all runs: steps done, time left, what is trained, how fast and how well."""
-
-    def __init__(self, total: int, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=None),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TimeRemainingColumn(compact=True),
-            rich.progress.TextColumn("{task.fields[figures]}"),
-            console=rich.console.Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=total, figures="")
-        self._before = 0  # steps of the runs that are over
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def tell(self, description: str) -> None:
-        """Says what is being done."""
-        self._bar.update(self._task, description=description, figures="", refresh=True)
-
-    def report(self, steps: int, loss: float, accuracy: float) -> None:
-        """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
-        interrupts.check()
-        figures = f"loss {loss:.3f}" + ("" if math.isnan(accuracy) else f" acc {accuracy:.1%}")
-        speed = self._bar.tasks[self._task].speed
-        if speed:
-            figures += f" {speed * self._batch_size:,.0f} images/s"
-        self._bar.update(self._task, completed=self._before + steps, figures=figures)
-
-    def finish_run(self, steps: int, error: str | None) -> None:
-        """Counts a run as done, although it may have stopped early, and says why it did."""
-        if error:
-            self._bar.console.print(f"failed: {error}", markup=False, highlight=False)
-        self._before += steps
-        self._bar.update(self._task, completed=self._before)

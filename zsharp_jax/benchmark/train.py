@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +25,28 @@ from zsharp_jax.benchmark.settings import Settings
 _CALLS_AHEAD = 2
 _TOLD = ("clean loss", "sharp loss", "gradient norm", "perturbation norm")  # as in `SamInfo`
 
-Report = Callable[[int, float, float], None]
+
+class Standing(NamedTuple):
+    """Where a run under way stands.
+
+    Attributes:
+        steps: How many steps it has taken.
+        epoch: Which epoch the last of them was in, from 1.
+        epochs: How many it will take, the last of which may be cut short.
+        loss: The clean loss of the last step.
+        sharp_loss: The one at w + ε.
+        test_accuracy: The newest one; NaN before the first.
+    """
+
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    sharp_loss: float
+    test_accuracy: float
+
+
+Report = Callable[[Standing], None]
 
 
 class _NotFiniteError(Exception):
@@ -52,8 +74,7 @@ def train(
     Args:
         program: What `compile_program` made of these settings, whatever their seed and rho.
         settings: What to train.
-        report: Called with the steps taken, the newest clean loss and the newest test accuracy
-            (NaN before the first) after every step.
+        report: Called after every step and every evaluation.
         checkpoints: Where to keep checkpoints; None for nowhere.
         resume: Whether to go on from the newest of them, if there is one.
         tell_epoch: Called after every epoch with what has been found so far.
@@ -71,7 +92,7 @@ def train(
         training.go_on_from(kept)
     outcome = training.outcome
     try:
-        while outcome.epochs < math.ceil(training.total / program.steps_per_epoch):
+        while outcome.epochs < training.epochs:
             training.finish_epoch()
             if tell_epoch:
                 tell_epoch(outcome)
@@ -94,6 +115,7 @@ class _Training:
 
     Attributes:
         total: How many steps it takes in all.
+        epochs: How many epochs these are, the last of which may be cut short.
         carry: What the next step takes.
         told: What each step has told: losses and norms.
         outcome: What has been found, but for its step losses.
@@ -102,10 +124,11 @@ class _Training:
     """
 
     def __init__(self, program: Program, settings: Settings, report: Report) -> None:
-        self._program, self._settings, self._report = program, settings, report
+        self._program, self._settings, self._tell = program, settings, report
         self._key, self._rho = jax.random.key(settings.seed), np.float32(settings.rho)
         self._seconds = 0.0  # that the steps of this epoch took
         self.total = planned_steps(settings, program.steps_per_epoch)
+        self.epochs = math.ceil(self.total / program.steps_per_epoch)
         self.carry = program.start(self._key)
         self.told: list[tuple[float, ...]] = []
         self.outcome = Outcome()
@@ -149,7 +172,7 @@ class _Training:
         for curve, value in zip(CURVES, values, strict=True):
             self.outcome.curves[curve].append(value)
         self.accuracy, self._seconds, self.has_moved = accuracy, 0.0, True
-        self._report(self.outcome.steps, self.told[-1][0], accuracy)
+        self._report()
 
     def _take_steps(self, epoch: int, end: int) -> None:
         program = self._program
@@ -177,7 +200,13 @@ class _Training:
             for name, value in zip(_TOLD, told, strict=True):
                 self._check_finite(name, value)
             self.told.append(told)
-            self._report(self.outcome.steps, told[0], self.accuracy)
+            self._report()
+
+    def _report(self) -> None:
+        loss, sharp_loss, *_ = self.told[-1]
+        steps = self.outcome.steps
+        epoch = math.ceil(steps / self._program.steps_per_epoch)
+        self._tell(Standing(steps, epoch, self.epochs, loss, sharp_loss, self.accuracy))
 
     def _evaluated(self) -> tuple[float, float]:
         """Mean loss and accuracy over all test images."""

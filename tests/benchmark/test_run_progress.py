@@ -1,0 +1,53 @@
+"""What is shown while runs are trained."""
+
+import io
+import math
+
+import pytest
+import rich.console
+
+from zsharp_jax.benchmark.run_progress import RunProgress, figures_of
+from zsharp_jax.benchmark.train import Standing
+
+STANDING = Standing(7, 2, 12, loss=0.1134, sharp_loss=0.1641, test_accuracy=0.9791)
+
+
+def test_figures_tell_epoch_losses_accuracy_and_speed():
+    figures = "epoch 2 of 12, loss 0.113, sharp loss 0.164, test acc. 97.9%, 1,290 images/s"
+    assert figures_of(STANDING, 1290.4) == figures and len(figures) < 80
+
+
+@pytest.mark.parametrize("speed", [None, 0.0])
+def test_what_is_not_known_yet_is_left_out(speed):
+    first = STANDING._replace(test_accuracy=math.nan)
+    assert figures_of(first, speed) == "epoch 2 of 12, loss 0.113, sharp loss 0.164"
+
+
+def shown(width, act):
+    """The lines a terminal of this width has after `act`."""
+    file = io.StringIO()
+    console = rich.console.Console(file=file, width=width, force_terminal=True, color_system=None)
+    with RunProgress(total=20, batch_size=64, console=console) as progress:
+        act(progress)
+    return file.getvalue().splitlines()
+
+
+def test_a_terminal_of_80_columns_shows_all_of_it():
+    def act(progress):
+        progress.tell("zsharp_reference, rho 0.05, seed 2")
+        progress.report(STANDING)
+
+    lines = shown(80, act)
+    bar = next(line for line in reversed(lines) if "zsharp_reference" in line)
+    assert "zsharp_reference, rho 0.05, seed 2" in bar and " 35%" in bar
+    assert "epoch 2 of 12, loss 0.113, sharp loss 0.164, test acc. 97.9%" in "\n".join(lines)
+
+
+def test_the_bar_counts_all_runs_and_says_why_one_failed():
+    def act(progress):
+        progress.finish_run(10, "sam, seed 0: the clean loss is nan at step 3")
+        progress.tell("zsharp: compiling")
+
+    lines = shown(80, act)
+    assert any("failed: sam, seed 0: the clean loss is nan at step 3" in line for line in lines)
+    assert any("zsharp: compiling" in line and " 50%" in line for line in lines)
