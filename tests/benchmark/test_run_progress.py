@@ -35,6 +35,7 @@ def shown(width, act):
 def test_a_terminal_of_80_columns_shows_all_of_it():
     def act(progress):
         progress.tell("zsharp_reference, rho 0.05, seed 2")
+        progress.report(STANDING._replace(steps=1))
         progress.report(STANDING)
 
     lines = shown(80, act)
@@ -45,9 +46,22 @@ def test_a_terminal_of_80_columns_shows_all_of_it():
 
 def test_the_bar_counts_all_runs_and_says_why_one_failed():
     def act(progress):
-        progress.finish_run(10, "sam, seed 0: the clean loss is nan at step 3")
+        progress.report(STANDING._replace(steps=1))
+        progress.report(STANDING._replace(steps=5))
+        progress.finish_run(15, "sam, seed 0: the clean loss is nan at step 5")
         progress.tell("zsharp: compiling")
 
     lines = shown(80, act)
-    assert any("failed: sam, seed 0: the clean loss is nan at step 3" in line for line in lines)
+    assert any("failed: sam, seed 0: the clean loss is nan at step 5" in line for line in lines)
     assert any("zsharp: compiling" in line and " 50%" in line for line in lines)
+
+
+def test_steps_that_a_file_or_a_checkpoint_has_are_no_speed():
+    def act(progress):
+        progress.finish_run(10, None)  # from its file
+        progress.report(STANDING._replace(steps=9))  # from a checkpoint after 8 steps
+        progress.tell("zsharp, rho 0.05, seed 1")
+        assert progress._bar.tasks[0].completed == 1
+
+    lines = shown(80, act)
+    assert any("zsharp, rho 0.05, seed 1" in line and " 50%" in line for line in lines)

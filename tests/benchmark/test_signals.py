@@ -11,6 +11,7 @@ from tiny import SETTINGS, silent, tiny_dataset
 
 from zsharp_jax.benchmark import interrupts, program
 from zsharp_jax.benchmark.checkpoints import Checkpoints
+from zsharp_jax.benchmark.runs import read_folder
 from zsharp_jax.benchmark.train import train
 
 RUN = dataclasses.replace(SETTINGS, method="zsharp_random", epochs=4)  # 3 steps an epoch
@@ -88,6 +89,14 @@ def test_sigterm_during_an_evaluation_leaves_it_for_later(tmp_path, compiled, wh
     assert numbers(resumed) == numbers(whole)
 
 
+def test_what_was_found_until_then_comes_with_it(compiled, whole):
+    with interrupts.termination_noted(), pytest.raises(interrupts.Terminated) as stopped:
+        train(compiled, RUN, terminating(at=4))
+    outcome = stopped.value.outcome
+    assert outcome.status == "interrupted" and outcome.epochs == 1
+    assert outcome.step_losses == whole.step_losses[: outcome.steps]
+
+
 def test_sigterm_before_the_first_step_leaves_nothing(tmp_path, compiled):
     with checkpoints_in(tmp_path, None) as checkpoints, interrupts.termination_noted():
         signal.raise_signal(signal.SIGTERM)
@@ -110,25 +119,33 @@ def wait_for(found, process):
         time.sleep(0.01)
 
 
+def statuses(folder):
+    return [run.status for run in read_folder(folder)[0]]
+
+
 def test_a_command_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path):
-    options = ["compare", "--methods", "zsharp", "--seeds", "2", "--epochs", "6"]
+    # Runs that differ in rho alone: where the first stands is no reason to refuse the second.
+    options = ["study", "--methods", "zsharp", "--seeds", "1", "--rhos", "0.02", "0.05"]
+    options += ["--epochs", "6", "--checkpoint-every", "2"]
     command, output = [*options, "--out", tmp_path / "runs"], tmp_path / "output.txt"
     process = kill_often.start(command, output)
     # The second run has begun when the file of the first is there.
-    wait_for(lambda: list(tmp_path.glob("runs/*-seed0-*.json")), process)
+    wait_for(lambda: list(tmp_path.glob("runs/*.json")), process)
     started = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 0 and time.monotonic() - started < 10
     line = output.read_text().splitlines()[-1]
-    assert line.startswith("zsharp-bench: stopped at zsharp, seed 1: ")
+    assert line.startswith("zsharp-bench: stopped at zsharp, seed 0: ")
     assert line.endswith(
         f"; 1 of 2 runs had ended; to go on: zsharp-bench {' '.join(map(str, command))} --resume"
     )
-    assert len([path for path in (tmp_path / "runs").iterdir() if path.is_file()]) == 1
+    assert sorted(statuses(tmp_path / "runs")) == ["finished", "interrupted"]
+    assert not (tmp_path / "runs/study.md").exists()
 
     kill_often.finish([*command, "--resume"], output)
-    assert len(list(tmp_path.glob("runs/*.json"))) == 2 and (tmp_path / "runs/table.md").exists()
+    assert statuses(tmp_path / "runs") == ["finished"] * 2
+    assert (tmp_path / "runs/study.md").exists()
 
 
 def test_a_run_that_is_killed_at_random_moments_comes_to_the_same_numbers(tmp_path):

@@ -7,7 +7,6 @@ checkpoint before it.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from typing import Any
 from zsharp_jax.benchmark import checkpoint_content
 from zsharp_jax.benchmark.checkpoint_content import Checkpoint, RefusedError
 from zsharp_jax.benchmark.checkpoint_errors import hush_echoes, told_in_a_line
-from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.settings import Settings
 
 KEPT = 2  # besides the best
@@ -145,28 +143,6 @@ class Checkpoints:
             _say(f"going on from checkpoint {self._stands_at}" if found else "beginning anew")
         return found
 
-    def refuse_others(self) -> None:
-        """Refuses to resume what is not there where there is a run of this method and seed with
-        other settings, and tells the difference.
-
-        Raises:
-            RequestError: If there is.
-        """
-        if (self.folder / self.name).is_dir():
-            return
-        prefix, _, _ = self.name.rpartition("-")
-        for other in sorted(self.folder.glob(f"{prefix}-*")):
-            asked = dataclasses.asdict(self.settings)
-            found = _settings_in(other)
-            differences = [
-                f"{name} was {found.get(name)!r} there and is {value!r} here"
-                for name, value in asked.items()
-                if found.get(name) != value
-            ]
-            raise RequestError(
-                f"cannot resume {other.name}: {'; '.join(differences) or 'its data were others'}"
-            )
-
     def _opened(self) -> Any:
         import orbax.checkpoint as ocp
 
@@ -180,14 +156,6 @@ class Checkpoints:
             folder = (self.folder / self.name).absolute()
             self._manager = self._open.enter_context(ocp.CheckpointManager(folder, options=options))
         return self._manager
-
-
-def _settings_in(run: pathlib.Path) -> dict[str, Any]:
-    """The settings of a run that has checkpoints; empty where they cannot be read."""
-    for path in sorted(run.glob("*/about/metadata")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return dict(json.loads(path.read_text())["settings"])
-    return {}
 
 
 def _say(message: str) -> None:

@@ -9,13 +9,22 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _seen = threading.Event()
 _terminated = threading.Event()
 
 
 class Terminated(Exception):
-    """The process was asked to end with SIGTERM."""
+    """The process was asked to end with SIGTERM.
+
+    Attributes:
+        outcome: What the run that was under way had found, if there was one.
+    """
+
+    def __init__(self, message: str = "", outcome: Any = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 @contextlib.contextmanager

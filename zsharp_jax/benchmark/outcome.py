@@ -23,7 +23,8 @@ class Outcome:
     """What a run has found.
 
     Attributes:
-        status: `finished`, or `failed` where a loss or a norm was not finite.
+        status: `finished`, `failed` where a loss or a norm was not finite, or `interrupted` by a
+            SIGTERM.
         error: Why it failed, in one line; None where it did not.
         steps: How many steps it took.
         curves: One value per epoch (the last may be cut short) for each of `CURVES`.

@@ -14,6 +14,9 @@ from zsharp_jax.benchmark.train import Standing
 class RunProgress:
     """A bar with what is trained and the time left; below it epoch, losses, accuracy and speed.
 
+    Steps that need not be taken, since a checkpoint or a run file has them, are taken off the
+    total: they would pass for speed.
+
     Args:
         total: How many steps all runs take.
         batch_size: How many images a step takes.
@@ -32,7 +35,10 @@ class RunProgress:
             console=console or rich.console.Console(stderr=True),
         )
         self._task = self._bar.add_task("", total=total, figures="")
-        self._before = 0  # steps of the runs that are over
+        self._total = total
+        self._before = 0  # steps that were taken in the runs that are over
+        self._skipped: int | None = None  # steps of the present run; None before its first report
+        self._taken = 0  # of the present run
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
@@ -48,16 +54,25 @@ class RunProgress:
     def report(self, standing: Standing) -> None:
         """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
         interrupts.check()
+        if self._skipped is None:
+            self._skipped = standing.steps - 1
+            self._total -= self._skipped
+        self._taken = standing.steps - self._skipped
         speed = self._bar.tasks[self._task].speed  # steps per second
-        figures = figures_of(standing, speed and speed * self._batch_size)
-        self._bar.update(self._task, completed=self._before + standing.steps, figures=figures)
+        self._update(figures=figures_of(standing, speed and speed * self._batch_size))
 
     def finish_run(self, steps: int, error: str | None) -> None:
-        """Counts a run as done, although it may have stopped early, and says why it did."""
+        """Counts a run of so many steps as done, and says why it stopped early if it did."""
         if error:
             self._bar.console.print(f"failed: {error}", markup=False, highlight=False)
-        self._before += steps
-        self._bar.update(self._task, completed=self._before)
+        self._total -= steps - (self._skipped or 0) - self._taken
+        self._before += self._taken
+        self._skipped, self._taken = None, 0
+        self._update()
+
+    def _update(self, **fields: str) -> None:
+        completed = self._before + self._taken
+        self._bar.update(self._task, total=self._total, completed=completed, **fields)
 
 
 def figures_of(standing: Standing, images_per_second: float | None) -> str:

@@ -22,6 +22,7 @@ from zsharp_jax.benchmark.finished import finished_record
 from zsharp_jax.benchmark.outcome import Outcome
 from zsharp_jax.benchmark.program import Program, compile_program
 from zsharp_jax.benchmark.results import Record
+from zsharp_jax.benchmark.resumable import CHECKPOINTS, refuse_other_settings
 from zsharp_jax.benchmark.run_progress import RunProgress
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.benchmark.train import planned_steps, train
@@ -64,7 +65,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         RequestError: If the request cannot be met.
         OutputError: If a checkpoint cannot be written.
         Terminated: After a SIGTERM, with what there is and how to go on; runs that had finished
-            are kept, and so is where the present one stands.
+            are kept, and so is where the present one stands, whose file says that it is
+            interrupted.
     """
     results.prepare_folder(request.folder)
     if request.tensorboard is not None:
@@ -75,8 +77,7 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     total = sum(planned_steps(settings, steps_per_epoch) for settings in runs)
     data_sha256 = dataset.sha256()
     if request.resume:
-        for settings in runs:
-            _checkpoints(settings, request, data_sha256).refuse_others()
+        refuse_other_settings(request.folder, runs, data_sha256)
 
     with interrupts.termination_noted(), RunProgress(total, runs[0].batch_size) as progress:
 
@@ -124,16 +125,25 @@ class _Trainer:
             self._events(settings, program.steps_per_epoch) as events,
             _checkpoints(settings, request, self.data_sha256) as checkpoints,
         ):
-            outcome = train(
-                program,
-                settings,
-                self.progress.report,
-                checkpoints,
-                resume=request.resume,
-                tell_epoch=events.write,
-            )
-        record = results.make_record(settings, program, outcome, request.command, self.data_sha256)
-        results.write_record(request.folder, record)
+            try:
+                outcome = train(
+                    program,
+                    settings,
+                    self.progress.report,
+                    checkpoints,
+                    resume=request.resume,
+                    tell_epoch=events.write,
+                )
+            except interrupts.Terminated as stop:
+                if stop.outcome is not None:
+                    self._write(settings, program, stop.outcome)
+                raise
+        return self._write(settings, program, outcome)
+
+    def _write(self, settings: Settings, program: Program, outcome: Outcome) -> Record:
+        command = self.request.command
+        record = results.make_record(settings, program, outcome, command, self.data_sha256)
+        results.write_record(self.request.folder, record)
         return record
 
     def _events(self, settings: Settings, steps_per_epoch: int) -> contextlib.closing[EventFile]:
@@ -153,7 +163,7 @@ class _Trainer:
 
 def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:
     name = settings.run_name(data_sha256)
-    return Checkpoints(request.folder / "checkpoints", name, settings, request.checkpoint_every)
+    return Checkpoints(request.folder / CHECKPOINTS, name, settings, request.checkpoint_every)
 
 
 def show_table(records: Sequence[Record]) -> None:

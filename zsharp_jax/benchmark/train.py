@@ -84,7 +84,8 @@ def train(
         keeps what it had.
 
     Raises:
-        Terminated: After a SIGTERM; a checkpoint, due or not, then has where the run stands.
+        Terminated: After a SIGTERM, with what was found; a checkpoint, due or not, then has where
+            the run stands.
         OutputError: If a checkpoint cannot be written.
     """
     training = _Training(program, settings, report)
@@ -100,14 +101,14 @@ def train(
             if checkpoints and checkpoints.is_due(outcome.epochs, is_last):
                 checkpoints.save(outcome.steps, training.checkpoint())
     except _NotFiniteError as error:
-        outcome.status, outcome.error = "failed", str(error)
+        return training.ended("failed", str(error))
     except interrupts.Terminated:
         if checkpoints and training.has_moved:
             checkpoints.save(outcome.steps, training.checkpoint())
-        where = f"after {outcome.steps} of {training.total} steps"
-        raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: {where}") from None
-    outcome.step_losses = thinned([loss for loss, *_ in training.told])
-    return outcome
+        where = f"{settings.method}, seed {settings.seed}: "
+        where += f"after {outcome.steps} of {training.total} steps"
+        raise interrupts.Terminated(where, training.ended("interrupted")) from None
+    return training.ended("finished")
 
 
 class _Training:
@@ -118,7 +119,7 @@ class _Training:
         epochs: How many epochs these are, the last of which may be cut short.
         carry: What the next step takes.
         told: What each step has told: losses and norms.
-        outcome: What has been found, but for its step losses.
+        outcome: What has been found so far, but for its step losses.
         accuracy: The newest test accuracy.
         has_moved: Whether it stands elsewhere than at its newest checkpoint.
     """
@@ -134,6 +135,12 @@ class _Training:
         self.outcome = Outcome()
         self.accuracy = math.nan
         self.has_moved = False
+
+    def ended(self, status: str, error: str | None = None) -> Outcome:
+        """What has been found, and how it ended."""
+        self.outcome.status, self.outcome.error = status, error
+        self.outcome.step_losses = thinned([loss for loss, *_ in self.told])
+        return self.outcome
 
     def checkpoint(self) -> Checkpoint:
         """Where it stands, be it within an epoch."""
