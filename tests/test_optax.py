@@ -11,7 +11,16 @@ import oracles
 import pytest
 from problems import BATCH, network_loss, network_params
 
-from zsharp_jax import init_state, sam, sam_step, sharpness_aware, zscore_filter, zsharp
+from zsharp_jax import (
+    friendly_sam,
+    init_state,
+    sam,
+    sam_step,
+    sharp_value_and_grad,
+    sharpness_aware,
+    zscore_filter,
+    zsharp,
+)
 
 
 def gradients_at(params, batch=BATCH):
@@ -116,6 +125,40 @@ def test_apply_if_finite_inside_a_step_keeps_its_bool():
     assert state.opt_state.last_finite.dtype == bool
 
 
+def kept_by_sam_step(optimizer, ascent, batches):
+    step, state = sam_step(network_loss, optimizer, ascent), None
+    for batch in batches:
+        state, _ = step(state or init_state(network_params(), optimizer, ascent), *batch)
+    return state.ascent_state
+
+
+def kept_by_sharpness_aware(optimizer, ascent, batches):
+    tx, params = sharpness_aware(optimizer, ascent), network_params()
+    state = tx.init(params)
+    for batch in batches:
+        grad_fn = functools.partial(gradients_at, batch=batch)
+        _, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+    return state.ascent_state
+
+
+def kept_by_sharp_value_and_grad(_, ascent, batches):
+    ascend, params = sharp_value_and_grad(network_loss, ascent), network_params()
+    state = ascent.init(params)
+    for batch in batches:
+        _, state, _ = ascend(params, state, *batch)
+    return state
+
+
+@pytest.mark.parametrize(
+    "kept", [kept_by_sam_step, kept_by_sharpness_aware, kept_by_sharp_value_and_grad]
+)
+def test_a_bad_batch_does_not_spoil_what_an_ascent_keeps(kept):
+    """The optimizer skips that update; a running mean would stay NaN for good."""
+    guarded, bad = optax.apply_if_finite(optax.sgd(0.1), 3), [a * np.nan for a in BATCH]
+    spared = kept(guarded, friendly_sam(0.1), [BATCH, bad, BATCH])
+    chex.assert_trees_all_equal(spared, kept(guarded, friendly_sam(0.1), [BATCH, BATCH]))
+
+
 def test_the_filter_serves_optaxs_own_sam():
     ascent = optax.chain(zscore_filter(0.5), optax.contrib.normalize(), optax.sgd(0.1))
     theirs = optax.contrib.sam(optax.sgd(0.1), ascent, opaque_mode=True)
@@ -136,6 +179,15 @@ def test_a_masked_ascent_is_refused_with_a_way_out(ascent):
         one_step(optax.sgd(0.1), masked)
     tx, params = sharpness_aware(optax.sgd(0.1), masked), network_params()
     with pytest.raises(ValueError, match=r"raw gradient.*use `masked_ascent`"):
+        tx.update(gradients_at(params), tx.init(params), params, grad_fn=gradients_at)
+
+
+def test_a_masked_optimizer_is_refused_with_a_way_out():
+    masked = optax.masked(optax.sgd(0.1), {"hidden": True, "head": False})
+    with pytest.raises(ValueError, match=r"raw gradient.*`optax.set_to_zero\(\)`"):
+        one_step(masked, sam(0.05))
+    tx, params = sharpness_aware(masked, sam(0.05)), network_params()
+    with pytest.raises(ValueError, match=r"raw gradient.*`optax.set_to_zero\(\)`"):
         tx.update(gradients_at(params), tx.init(params), params, grad_fn=gradients_at)
 
 

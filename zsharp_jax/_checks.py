@@ -95,3 +95,12 @@ def _is_real(value: Any) -> bool:
         real = (jnp.floating, jnp.integer)
         return value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in real)
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def refuse_masked_optimizer(opt_state: optax.OptState) -> None:
+    """Refuses the state of an `optax.masked` that is the whole optimizer."""
+    if isinstance(opt_state, optax.MaskedState):
+        raise ValueError(
+            "`optax.masked` hands on the raw gradient of what it leaves out, which would be added "
+            "to the weights: to freeze those, use `optax.partition` with `optax.set_to_zero()`."
+        )

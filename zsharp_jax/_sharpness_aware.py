@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zsharp_jax._checks import refuse_masked_optimizer
 from zsharp_jax._perturb import perturbation_of, perturbed
 from zsharp_jax._precision import tree_norm
 
@@ -49,7 +50,8 @@ def sharpness_aware(
 
     Raises:
         ValueError: On update, if `params` or `grad_fn` is missing, if `grad_fn` does not return a
-            tree like the gradients, or where `optax.masked` stands around this or the ascent.
+            tree like the gradients, or where `optax.masked` stands around this, the optimizer or
+            the ascent.
 
     Example:
         >>> loss_fn = lambda w: jnp.sum(w**2) / 2
@@ -74,6 +76,7 @@ def sharpness_aware(
                 "it, such as Flax's `TrainState.apply_gradients`, takes `sharp_value_and_grad`."
             )
         _refuse_masked_params(params)
+        refuse_masked_optimizer(state.opt_state)
         perturbation, ascent_state = perturbation_of(ascent, updates, state.ascent_state, params)
 
         def sharp_pass(perturbation):
@@ -101,7 +104,7 @@ def _refuse_masked_params(params: optax.Params) -> None:
     if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
         raise ValueError(
             "`sharpness_aware` needs all parameters, for `grad_fn` is called with them: put "
-            "`optax.masked` or `optax.partition` inside, around the optimizer and the ascent."
+            "`optax.partition` inside, around the optimizer, and `masked_ascent` around the ascent."
         )
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._checks import checked_count
+from zsharp_jax._checks import checked_count, refuse_masked_optimizer
 from zsharp_jax._mean_gradient import LossFn
 from zsharp_jax._placement import compiled_in_place, own_array, placed_beside
 from zsharp_jax._sharp_gradient import SamInfo, sharp_value_and_grad
@@ -118,7 +118,8 @@ def sam_step(
 
     Raises:
         ValueError: If an argument is out of range; on a call, if the batch cannot be split evenly
-            or lies on a mesh with explicit axes.
+            or lies on a mesh with explicit axes, or where the optimizer or the ascent is an
+            `optax.masked`.
         FloatingPointError: On a call, after `max_consecutive_skips` skips in a row.
 
     Example:
@@ -151,6 +152,7 @@ def sam_step(
     )
 
     def step(state, *inputs):
+        refuse_masked_optimizer(state.opt_state)
         (_, sharp_gradients), ascent_state, info = ascend(state.params, state.ascent_state, *inputs)
 
         updates, opt_state = optimizer.update(
