@@ -136,6 +136,7 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
         (["train", "--recipe", "papre"], "unknown recipe 'papre', known: paper, reference"),
         (["train", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
         (["study", "--rhos", "-1"], "`rho` must be finite and at least 0, got -1"),
+        (["study", "--rho", "0.1"], "unrecognized arguments: --rho 0.1"),
         (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
         (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
         (["train", "--batch-size", "1438"], "at most the 1437 training images, got 1438"),
@@ -208,12 +209,12 @@ OF_ALL = ["--dataset", "--data-dir", "--archive", "--no-verify", "--timeout"]
 OF_ALL += ["--model", "--epochs", "--train-images", "--batch-size"]
 OF_ALL += ["--dtype", "--quantile", "--out", "--checkpoint-every", "--tensorboard"]
 OF_ALL += ["--resume", "--recipe"]
-OF_RECIPES = ["--rho", "--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
+OF_RECIPES = ["--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
 OF_RECIPES += ["--warmup-epochs"]
 OF_EACH = {
-    "compare": ["--methods", "--seeds"],
-    "train": ["--method", "--seed", "--steps"],
-    "study": ["--methods", "--seeds", "--rhos"],
+    "compare": (["--methods", "--seeds"], ["--rho"]),
+    "train": (["--method", "--seed", "--steps"], ["--rho"]),
+    "study": (["--methods", "--seeds", "--rhos"], []),
 }
 
 
@@ -222,11 +223,12 @@ def test_help_explains_each_option_with_its_default(command, capsys):
     assert exit_code(command, "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     explanations = text[text.index("options:") :]
-    options = OF_ALL + OF_EACH[command]
-    for option in options + OF_RECIPES:
+    own, own_of_recipes = OF_EACH[command]
+    options, of_recipes = OF_ALL + own, OF_RECIPES + own_of_recipes
+    for option in options + of_recipes:
         assert f"{option} " in explanations
     assert explanations.count("(default: ") == len(options)
-    assert explanations.count("(paper and reference: ") == len(OF_RECIPES)
+    assert explanations.count("(paper and reference: ") == len(of_recipes)
 
 
 def test_a_study_trains_each_method_with_each_rho_and_resumes(tmp_path, monkeypatch, capsys):
@@ -246,6 +248,35 @@ def test_a_study_trains_each_method_with_each_rho_and_resumes(tmp_path, monkeypa
     monkeypatch.setattr(session, "compile_program", not_again)
     assert exit_code(*command, "--resume") == 0
     assert (tmp_path / "study.md").read_text() == tables
+
+
+def test_a_study_takes_asam_in_the_units_of_its_recipe(tmp_path):
+    options = ["--methods", "asam,sam", "--seeds", "1", "--rhos", "0.1", "--epochs", "1"]
+    assert exit_code("study", *options, "--recipe", "reference", "--out", tmp_path) == 0
+    runs = [(r["settings"]["method"], r["settings"]["rho"]) for r in records_in(tmp_path)]
+    assert sorted(runs) == [("asam", 1.0), ("sam", 0.1)]
+
+
+def losses_of(folder, *options):
+    command = ["train", "--method", "sam", "--epochs", "1", "--train-images", "128"]
+    assert exit_code(*command, *options, "--out", folder) == 0
+    (record,) = records_in(folder)
+    return record["step_losses"]
+
+
+def test_the_dtype_reaches_the_network(tmp_path):
+    wide = losses_of(tmp_path / "wide")
+    narrow = losses_of(tmp_path / "narrow", "--dtype", "bfloat16")
+    assert narrow != wide and narrow == pytest.approx(wide, rel=0.05)
+
+
+def test_the_recipe_reaches_the_optimizer(tmp_path):
+    """The first epoch of the reference's warm-up has a learning rate of 0."""
+    rates = ("0.001", "0.1")
+    paper = [losses_of(tmp_path / f"paper {rate}", "--lr", rate) for rate in rates]
+    options = ["--recipe", "reference", "--lr"]
+    reference = [losses_of(tmp_path / f"reference {rate}", *options, rate) for rate in rates]
+    assert reference[0] == reference[1] and paper[0] != paper[1]
 
 
 def test_resuming_with_other_settings_is_refused_with_the_difference(tmp_path, capsys):

@@ -76,7 +76,7 @@ def test_a_picture_for_each_radius_has_one_line_per_method(tmp_path):
     losses, accuracies = pictures_of(tmp_path)
     assert losses == {
         f"train_loss-digits-resnet8-rho_{rho}": [
-            "adamw (rho 0.05)", f"sam (rho {rho})", "asam (rho 0.5)", f"zsharp (rho {rho})",
+            "adamw", f"sam (rho {rho})", "asam (rho 0.5)", f"zsharp (rho {rho})",
         ]
         for rho in (0.05, 0.1)
     }  # fmt: skip

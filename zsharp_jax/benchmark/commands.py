@@ -57,14 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains each method with several values of rho and several seeds. Writes one "
         "JSON per run, and study.md, which tells part by part what changes the accuracy.",
     )
-    _add_common_options(study)
+    _add_common_options(study, but=["--rho"])  # has --rhos
     _add_epochs(study)
     _add_methods(study, STUDIED, seeds=5)
     study.add_argument(
         "--rhos", type=float, nargs="+", default=RHOS, metavar="X",
-        help=f"values of rho for each method (default: {' '.join(map(str, RHOS))})",
+        help="values of rho for each method; for asam ten times as large with recipe reference "
+        f"(default: {' '.join(map(str, RHOS))})",
     )  # fmt: skip
-    study.set_defaults(run=_study, steps=None)
+    study.set_defaults(run=_study, steps=None, rho=None)
 
     train = commands.add_parser(
         "train",
@@ -109,7 +110,7 @@ def _add_methods(parser: argparse.ArgumentParser, methods: Sequence[str], seeds:
     )  # fmt: skip
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
+def _add_common_options(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
     add = parser.add_argument
     add(
         "--dataset", default="digits", metavar="NAME",
@@ -153,10 +154,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         help="take runs that have finished from their files, and go on with one that was broken "
         "off from its newest checkpoint (default: train anew)",
     )  # fmt: skip
-    _add_recipe(parser)
+    _add_recipe(parser, but)
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_recipe(parser: argparse.ArgumentParser, but: Sequence[str]) -> None:
     parser.add_argument(
         "--recipe", default="paper", metavar="NAME",
         help="where the values below come from: paper, or reference, which is what the authors' "
@@ -164,6 +165,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     values = parser.add_argument_group("values of the recipe")
     for option, field, kind, meaning in _RECIPE_OPTIONS:
+        if option in but:
+            continue
         defaults = ", ".join(str(getattr(recipe, field)) for recipe in RECIPES.values())
         values.add_argument(
             option,
@@ -233,7 +236,9 @@ def _study(options: argparse.Namespace, command: list[str]) -> int:
     runs = []
     for method in methods:
         like = [_settings(options, method, seed) for seed in seeds]
-        rhos = [like[0].rho] if method == "adamw" else dict.fromkeys(options.rhos)
+        unit = like[0].rho / RECIPES[options.recipe].rho  # asam may measure in other units
+        scaled = dict.fromkeys(rho * unit for rho in options.rhos)
+        rhos = [like[0].rho] if method == "adamw" else scaled
         runs += [dataclasses.replace(run, rho=rho) for rho in rhos for run in like]
     records = session.run(runs, _request(options, command))
     text = study_markdown(records)

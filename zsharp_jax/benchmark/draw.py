@@ -147,13 +147,22 @@ def _title(rows: Sequence[Row], differing: str) -> str:
 
 def _curves(picture: Picture) -> dict[str, dict[str, np.ndarray]]:
     """By label the losses of each row, of shape (seeds, epochs)."""
-    radii = {row.settings.get("rho") for row in picture.rows}
+    radii = {row.settings.get("rho") for row in picture.rows if _has_radius(row)}
+
+    def label(row: Row) -> str:
+        tells_radius = _has_radius(row) and len(radii) > 1
+        return f"{row.method} (rho {row.settings.get('rho')})" if tells_radius else row.method
+
     return {
-        row.method if len(radii) == 1 else f"{row.method} (rho {row.settings.get('rho')})": {
+        label(row): {
             loss: np.array([run.curves[loss] for run in row.whole]) for loss in run_figures.LOSSES
         }
         for row in picture.rows
     }
+
+
+def _has_radius(row: Row) -> bool:
+    return row.method != "adamw"
 
 
 def _points(picture: Picture) -> dict[str, list[run_figures.Point]]:

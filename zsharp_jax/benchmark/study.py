@@ -8,7 +8,7 @@ same seeds, so that two methods are compared seed by seed.
 import math
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zsharp_jax.benchmark.results import Record, markdown_lines, short
@@ -36,8 +36,8 @@ PARTS = (
     ("sam_matched", "sam", "the radius alone"),
     ("zsharp_matched", "zsharp", "the radius, with the filter"),
     ("zsharp_matched", "sam_matched", "the filter, at the large radius"),
-    ("sam_layerwise", "sam_matched", "a norm for each tensor, at the large radius"),
-    ("zsharp_reference", "sam_layerwise", "the filter, with a norm for each tensor"),
+    ("sam_layerwise", "sam_matched", "every tensor at rho, biases and BatchNorm too"),
+    ("zsharp_reference", "sam_layerwise", "the filter, biases and BatchNorm together at rho"),
     ("zsharp_reference", "sam", "all that the authors' code changes"),
 )
 
@@ -80,12 +80,19 @@ def study_markdown(records: Sequence[Record]) -> str:
         "(sharp). The method's best rho is marked: it was chosen on the test set, so its accuracy "
         "is optimistic by about as much for each method.",
         "",
-        "## Part by part",
+        "## Part by part: test accuracy",
         "",
-        *_part_rows(cells),
+        *_part_rows(cells, "test_accuracy", _points),
         "",
-        "Percentage points of test accuracy, mean over seeds of the difference at the same seed "
-        "± its standard error, at the same rho and at the best rho of each of the two.",
+        "Percentage points, mean over seeds of the difference at the same seed ± its standard "
+        "error, at the same rho and at the best rho of each of the two. ‖ε‖ ratio: how many times "
+        "as long it becomes, at the same rho.",
+        "",
+        "## Part by part: clean loss",
+        "",
+        *_part_rows(cells, "train_loss", _loss),
+        "",
+        "The same of the clean loss of the last epoch.",
         "",
     ])  # fmt: skip
 
@@ -111,8 +118,10 @@ def best(cells: Sequence[Cell], method: str) -> Cell | None:
     return max(own, key=lambda cell: cell.mean("test_accuracy"), default=None)
 
 
-def difference(cell: Cell | None, other: Cell | None) -> tuple[float, float] | None:
-    """Mean and standard error of the difference in accuracy over the seeds that both have.
+def difference(
+    cell: Cell | None, other: Cell | None, figure: str = "test_accuracy"
+) -> tuple[float, float] | None:
+    """Mean and standard error of the difference in a figure over the seeds that both have.
 
     The error is NaN with one seed; None without any.
     """
@@ -121,9 +130,7 @@ def difference(cell: Cell | None, other: Cell | None) -> tuple[float, float] | N
     seeds = cell.finals.keys() & other.finals.keys()
     if not seeds:
         return None
-    gains = [
-        cell.finals[seed]["test_accuracy"] - other.finals[seed]["test_accuracy"] for seed in seeds
-    ]
+    gains = [cell.finals[seed][figure] - other.finals[seed][figure] for seed in seeds]
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
     return statistics.fmean(gains), error
 
@@ -157,12 +164,16 @@ def _all_rows(cells: Sequence[Cell]) -> list[str]:
     return markdown_lines(header, rows)
 
 
-def _part_rows(cells: Sequence[Cell]) -> list[str]:
-    rhos = sorted({cell.rho for cell in cells if cell.rho is not None})
+def _part_rows(
+    cells: Sequence[Cell], figure: str, told: Callable[[tuple[float, float] | None], str]
+) -> list[str]:
+    compared = {method for part in PARTS for method in part[:2]}
+    rhos = sorted({c.rho for c in cells if c.rho is not None and c.method in compared})
     header = (
         "what is changed",
         "from",
         "to",
+        "‖ε‖ ratio",
         *(f"rho {rho:g}" for rho in rhos),
         "each at its best",
     )
@@ -173,14 +184,33 @@ def _part_rows(cells: Sequence[Cell]) -> list[str]:
 
     rows = []
     for method, other, what in PARTS:
-        differences = [difference(at(method, rho), at(other, rho)) for rho in rhos]
-        differences.append(difference(best(cells, method), best(cells, other)))
-        rows.append([what, other, method, *map(_points, differences)])
+        pairs = [(at(method, rho), at(other, rho)) for rho in rhos]
+        differences = [difference(*pair, figure) for pair in pairs]
+        differences.append(difference(best(cells, method), best(cells, other), figure))
+        rows.append([what, other, method, _times_as_long(pairs), *map(told, differences)])
     return markdown_lines(header, rows)
 
 
+def _times_as_long(pairs: Sequence[tuple[Cell | None, Cell | None]]) -> str:
+    """The ratio of both lengths, mean over rhos; empty where one has none."""
+    lengths = [
+        (cell.mean("perturbation_norm"), other.mean("perturbation_norm"))
+        for cell, other in pairs
+        if cell and other and cell.finals and other.finals
+    ]
+    ratios = [length / other for length, other in lengths if other > 0]
+    return f"{statistics.fmean(ratios):.2f}" if ratios else ""
+
+
 def _points(gain: tuple[float, float] | None) -> str:
-    if gain is None:
-        return ""
-    mean, error = (100 * value for value in gain)
-    return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
+    return "" if gain is None else _with_error([100 * value for value in gain], 2)
+
+
+def _loss(gain: tuple[float, float] | None) -> str:
+    return "" if gain is None else _with_error(gain, 4)
+
+
+def _with_error(gain: Sequence[float], digits: int) -> str:
+    mean, error = gain
+    told = f"{mean:+.{digits}f}"
+    return told if math.isnan(error) else f"{told} ± {error:.{digits}f}"
