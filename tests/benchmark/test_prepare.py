@@ -8,6 +8,7 @@ import pytest
 from zsharp_jax.benchmark import session
 from zsharp_jax.benchmark.cli import main
 from zsharp_jax.benchmark.datasets import obtain
+from zsharp_jax.benchmark.datasets.catalog import SOURCES
 from zsharp_jax.benchmark.errors import RequestError
 
 
@@ -31,6 +32,18 @@ def test_prepare_says_what_there_is_now(capsys, tmp_path, name):
         f"Cache: {tmp_path / 'data' / 'zsharp_jax' / name}",
     ]
     assert run(capsys, *options) == (0, out, [])  # nothing is left to do
+
+
+def test_it_claims_no_more_of_a_folder_of_others_than_it_knows(capsys, tmp_path, monkeypatch):
+    path, source = archives.write_official("cifar10", tmp_path)
+    monkeypatch.setitem(SOURCES, "cifar10", source)
+    options = ["prepare", "--dataset", "cifar10", "--data-dir", tmp_path]
+    _, out, _ = run(capsys, *options, "--archive", path)
+    assert out[0].endswith("(verified)")
+    for known in (*tmp_path.glob("cifar10/*/metadata.json"), *tmp_path.glob("*/*/meta.json")):
+        known.unlink()
+    code, out, _ = run(capsys, *options)
+    assert code == 0 and out[0].endswith("(as many as there should be, their archive is not known)")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What is prepared is read by tensorflow-datasets under the stock name, and read back from it."""
 
 import dataclasses
+import re
+import shutil
 import subprocess
 import sys
 
@@ -182,7 +184,24 @@ def test_a_folder_that_needs_tensorflow_is_passed(official, data_dir):
     obtain.obtain(source, Origin(data_dir, path))
     (info,) = data_dir.glob("cifar10/*/dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    assert prepared.exists(source, data_dir) and prepared.find(source, data_dir) is None
+    assert prepared.place(source, data_dir).exists() and prepared.find(source, data_dir) is None
+
+
+def test_where_nothing_else_is_there_such_a_folder_is_named(official, data_dir, monkeypatch):
+    path, source = official
+    found = obtain.obtain(source, Origin(data_dir, path))
+    (info,) = data_dir.glob("cifar10/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    (found.folder / "meta.json").unlink()
+    shutil.rmtree(data_dir / "downloads", ignore_errors=True)
+
+    def no_network(*arguments):
+        raise RequestError("cannot fetch it")
+
+    monkeypatch.setattr(obtain.archives, "fetch", no_network)
+    told = f"the prepared folder {info.parent} is not whole, or only TensorFlow can read its format"
+    with pytest.raises(RequestError, match=f"{re.escape(told)}: cannot fetch it$"):
+        obtain.obtain(source, Origin(data_dir))
 
 
 def test_an_archive_that_is_refused_leaves_no_folder(data_dir, tmp_path):

@@ -71,6 +71,8 @@ def test_beside_the_papers_figure_stands_the_difference_in_units_of_the_larger_s
         "0.0221 ± 0.0051", "-1.0", "0.0500",
     ]  # fmt: skip
     assert len(table) == 25  # five networks by five methods, as in the paper
+    others = "The paper's other datasets have no run here: cifar100, tiny_imagenet."
+    assert others in reported(tmp_path).splitlines()
     (other,) = [line for line in table if line[:2] == ["vit_7_8_8_384", "zsharp"]]
     assert other[2:] == [
         "the paper's", "", "", "85.43 ± 0.29", "", "", "", "0.0647 ± 0.0216", "", "",

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from zsharp_jax.benchmark.datasets.cache import Cache
 from zsharp_jax.benchmark.datasets.catalog import SOURCES
 from zsharp_jax.benchmark.datasets.obtain import Origin, obtain
 from zsharp_jax.benchmark.errors import known
@@ -56,10 +57,18 @@ def _prepare(options: argparse.Namespace, command: list[str]) -> int:
     source = SOURCES[known("dataset", options.dataset, SOURCES)]
     cache = obtain(source, origin(options))
     height, width, _ = source.image_shape
-    counts, verified = cache.meta["counts"], "" if cache.meta["verified"] else "not "
+    counts = cache.meta["counts"]
     print(
         f"{source.name}: {counts['train']} train and {counts['test']} test images of "
-        f"{height} x {width} pixels from {cache.meta['source']} ({verified}verified)\n"
+        f"{height} x {width} pixels from {cache.meta['source']} ({_how_sure(cache)})\n"
         f"Cache: {cache.folder}"
     )
     return 0
+
+
+def _how_sure(cache: Cache) -> str:
+    if not cache.meta["verified"]:
+        return "not verified"
+    if cache.meta["archive_sha256"] is None:  # somebody else's folder
+        return "as many as there should be, their archive is not known"
+    return "verified"

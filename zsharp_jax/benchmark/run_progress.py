@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -70,7 +71,7 @@ class RunProgress:
         self._skipped, self._taken = None, 0
         self._update()
 
-    def _update(self, **fields: str) -> None:
+    def _update(self, **fields: Any) -> None:
         completed = self._before + self._taken
         self._bar.update(self._task, total=self._total, completed=completed, **fields)
 

@@ -50,7 +50,16 @@ def table_1(rows: Sequence[Row]) -> list[str]:
             )
         ]
         lines += [f"### {dataset}", "", _in_all_rows(shared), "", *_table(_TABLE_1, table), ""]
-    return lines
+    return [*lines, *_not_trained(rows)]
+
+
+def _not_trained(rows: Sequence[Row]) -> list[str]:
+    """Names those of the paper's datasets that have no section, where others have one."""
+    trained = {row.dataset for row in rows}
+    missing = [dataset for dataset in paper.IMAGES if dataset not in trained]
+    if not missing or len(missing) == len(paper.IMAGES):
+        return []
+    return [f"The paper's other datasets have no run here: {', '.join(missing)}.", ""]
 
 
 def table_2(rows: Sequence[Row]) -> list[str]:

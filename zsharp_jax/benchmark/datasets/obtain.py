@@ -169,7 +169,8 @@ def _find_archive(source: Source, origin: Origin) -> Archive:
         return archives.fetch(source, origin.folder(), origin.verify, origin.timeout)
     except RequestError as error:
         folder = cache.folder_of(source, origin.folder())
-        raise RequestError(f"{_why_anew(folder, source)}{error}") from None
+        why = _why_anew(folder, source) + _why_no_folder(source, origin.folder())
+        raise RequestError(f"{why}{error}") from None
 
 
 def _why_anew(folder: pathlib.Path, source: Source) -> str:
@@ -181,6 +182,17 @@ def _why_anew(folder: pathlib.Path, source: Source) -> str:
     return ""
 
 
+def _why_no_folder(source: Source, data_dir: pathlib.Path) -> str:
+    """What is wrong with a folder of tensorflow-datasets that is there."""
+    if not has_tensorflow_datasets():
+        return ""
+    from zsharp_jax.benchmark.datasets import prepared
+
+    if not (folder := prepared.place(source, data_dir)).exists():
+        return ""
+    return f"the prepared folder {folder} is not whole, or only TensorFlow can read its format: "
+
+
 def _through_tensorflow_datasets(
     source: Source, data_dir: pathlib.Path, contents: Contents, archive: Archive
 ) -> Images:
@@ -189,7 +201,7 @@ def _through_tensorflow_datasets(
         return contents
     from zsharp_jax.benchmark.datasets import prepared
 
-    if prepared.exists(source, data_dir):
+    if prepared.place(source, data_dir).exists():
         return contents
     total = sum(contents.counts.values())
     with progress.bar(f"{source.name}: preparing", total) as advance:

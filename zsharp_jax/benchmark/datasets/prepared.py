@@ -68,9 +68,9 @@ class Prepared:
             raise RequestError(f"the prepared folder {self.folder} is damaged: {reason}") from None
 
 
-def exists(source: Source, data_dir: pathlib.Path) -> bool:
-    """Whether there is a folder, be it readable or not."""
-    return BUILDERS[source.name](data_dir=data_dir).data_path.exists()
+def place(source: Source, data_dir: pathlib.Path) -> pathlib.Path:
+    """Where the folder is, if there is one, be it readable or not."""
+    return pathlib.Path(BUILDERS[source.name](data_dir=data_dir).data_path)
 
 
 def find(source: Source, data_dir: pathlib.Path) -> Prepared | None:
