@@ -33,7 +33,7 @@ def record(settings, accuracy=0.9, loss=0.1, sharp_loss=0.2, norm=0.05, *, extra
     made = {
         "format": results.FORMAT, "name": settings.run_name("a" * 64), "status": "finished",
         "error": None, "command": ["zsharp-bench", "compare"],
-        "settings": {**dataclasses.asdict(settings), **(extra or {})}, "data_sha256": "a" * 64,
+        "settings": {**settings.as_dict(), **(extra or {})}, "data_sha256": "a" * 64,
         "commit": "c" * 40, "steps": steps, "steps_per_epoch": steps_per_epoch,
         "final": {**final, "seconds_per_epoch": 0.5}, "curves": curves, "step_losses": [loss],
         "compile_seconds": 1.0, "device": {"platform": "cpu", "kind": "cpu", "cpu_cores": 2},

@@ -136,6 +136,8 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
         (["train", "--recipe", "papre"], "unknown recipe 'papre', known: paper, reference"),
         (["train", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
         (["study", "--rhos", "-1"], "`rho` must be finite and at least 0, got -1"),
+        (["train", "--crop-padding", "-1"], "`crop_padding` must be at least 0, got -1"),
+        (["train", "--eta", "inf"], "`eta` must be finite and at least 0, got inf"),
         (["study", "--rho", "0.1"], "unrecognized arguments: --rho 0.1"),
         (["train", "--rho", "much"], "argument --rho: invalid float value: 'much'"),
         (["train", "--quantile", "1"], "`quantile` must lie in [0, 1), got 1.0"),
@@ -210,7 +212,7 @@ OF_ALL += ["--model", "--epochs", "--train-images", "--batch-size"]
 OF_ALL += ["--dtype", "--quantile", "--out", "--checkpoint-every", "--tensorboard"]
 OF_ALL += ["--resume", "--recipe"]
 OF_RECIPES = ["--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
-OF_RECIPES += ["--warmup-epochs"]
+OF_RECIPES += ["--warmup-epochs", "--crop-padding", "--no-flip", "--eta"]
 OF_EACH = {
     "compare": (["--methods", "--seeds"], ["--rho"]),
     "train": (["--method", "--seed", "--steps"], ["--rho"]),
@@ -268,6 +270,16 @@ def test_the_dtype_reaches_the_network(tmp_path):
     wide = losses_of(tmp_path / "wide")
     narrow = losses_of(tmp_path / "narrow", "--dtype", "bfloat16")
     assert narrow != wide and narrow == pytest.approx(wide, rel=0.05)
+
+
+@pytest.mark.parametrize("change", [["--crop-padding", "0"], ["--flip"], ["--eta", "1"]])
+def test_the_augmentation_and_eta_reach_the_step_and_the_run_file(tmp_path, change):
+    changed = losses_of(tmp_path / "changed", "--method", "asam", *change)
+    assert changed != losses_of(tmp_path / "as it is", "--method", "asam")
+    name = change[0][2:].replace("-", "_")
+    (settings,) = (record["settings"] for record in records_in(tmp_path / "changed"))
+    (others,) = (record["settings"] for record in records_in(tmp_path / "as it is"))
+    assert name in settings and name not in others
 
 
 def test_the_recipe_reaches_the_optimizer(tmp_path):

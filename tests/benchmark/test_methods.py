@@ -12,7 +12,7 @@ from zsharp_jax.benchmark.methods import METHODS, filtered_tensors, keep_at_rand
 ROOT = 2**0.5  # of K = 2 tensors with two axes
 LIBRARY = {
     "sam": zsharp_jax.sam(0.3),
-    "asam": zsharp_jax.asam(0.3),
+    "asam": zsharp_jax.asam(0.3, 0.2),
     "friendly_sam": zsharp_jax.friendly_sam(0.3),
     "zsharp": zsharp_jax.zsharp(0.3, 0.7),
     "zsharp_reference": zsharp_jax.zsharp_reference(0.3, 0.7),
@@ -36,7 +36,7 @@ def test_no_method_is_unchecked():
 @pytest.mark.parametrize("method", LIBRARY)
 def test_a_method_is_the_ascent_of_its_name(method):
     params = draw(0)
-    found, expected = METHODS[method](0.3, 0.7, filtered_tensors(params)), LIBRARY[method]
+    found, expected = METHODS[method](0.3, 0.7, filtered_tensors(params), 0.2), LIBRARY[method]
     states = found.init(params), expected.init(params)
     for seed in (1, 2):  # friendly_sam begins as sam
         ours, found_state = found.update(draw(seed), states[0], params)
@@ -49,7 +49,7 @@ def test_matched_methods_are_as_long_as_the_authors_code():
     params, gradients = draw(0), draw(1)
 
     def length(method):
-        ascent = METHODS[method](0.3, 0.7, filtered_tensors(params))
+        ascent = METHODS[method](0.3, 0.7, filtered_tensors(params), 0.2)
         perturbation, _ = ascent.update(gradients, ascent.init(params), params)
         kernels = [leaf for leaf in jax.tree.leaves(perturbation) if leaf.ndim > 1]
         return zsharp_jax._precision.tree_norm(
@@ -79,6 +79,6 @@ def test_a_random_mask_is_of_the_same_size_and_new_at_each_step_and_seed():
 
 
 def test_zsharp_random_is_as_long_as_sam():
-    ascent = METHODS["zsharp_random"](0.3, 0.7, 2)
+    ascent = METHODS["zsharp_random"](0.3, 0.7, 2, 0.2)
     perturbation, _ = ascent.update(draw(1), ascent.init(draw(0)))
     np.testing.assert_allclose(zsharp_jax._precision.tree_norm(perturbation), 0.3, rtol=1e-5)

@@ -1,7 +1,5 @@
 """`zsharp-bench report`: what shares a row, what the tables say, what stands beside the paper's."""
 
-import dataclasses
-
 import pytest
 import run_files
 from run_files import DIGITS, PAPER, change
@@ -202,11 +200,15 @@ def test_a_seed_counts_once_and_whole_runs_come_first(tmp_path):
         (change(PAPER, epochs=None, steps=39_000), {}, ["epochs", "steps"]),
         (PAPER, {"recipe": "reference"}, ["recipe"]),
         (PAPER, {"warmup_epochs": 5}, ["warmup_epochs"]),
+        (PAPER, {"flip": False, "crop_padding": 0, "eta": 1.0}, ["crop_padding", "flip"]),
+        (PAPER, {"flip": True, "crop_padding": 4}, []),
+        (change(PAPER, method="asam", eta=0.1), {}, ["eta"]),
+        (change(PAPER, method="asam", eta=0.01), {}, []),
         (PAPER, {"steps_per_epoch": 39}, ["steps_per_epoch"]),  # a subset of the images
     ],
 )
 def test_only_the_papers_settings_compare_with_the_paper(settings, extra, departing):
-    told = {**dataclasses.asdict(settings), **extra}
+    told = {**settings.as_dict(), **extra}
     others = {
         name: value
         for name, value in told.items()

@@ -16,7 +16,7 @@ OTHER_METHOD = dataclasses.replace(SETTINGS, method="sam")
 
 def leave_file(folder, settings, data="data"):
     name = settings.run_name(data)
-    (folder / f"{name}.json").write_text(json.dumps({"settings": dataclasses.asdict(settings)}))
+    (folder / f"{name}.json").write_text(json.dumps({"settings": settings.as_dict()}))
     return name
 
 
@@ -24,7 +24,7 @@ def leave_checkpoint(folder, settings, data="data"):
     name = settings.run_name(data)
     about = folder / "checkpoints" / name / "3" / "about"
     about.mkdir(parents=True)
-    (about / "metadata").write_text(json.dumps({"settings": dataclasses.asdict(settings)}))
+    (about / "metadata").write_text(json.dumps({"settings": settings.as_dict()}))
     return name
 
 

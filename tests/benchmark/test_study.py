@@ -14,7 +14,7 @@ def record(method, rho, seed, accuracy, status="finished"):
     return {
         "status": status,
         "command": ["zsharp-bench", "study"],
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.as_dict(),
         "final": final | {"perturbation_norm": rho},
         "device": {"kind": "cpu", "platform": "cpu"},
     }

@@ -101,7 +101,7 @@ class Checkpoints:
         about = {
             "name": self.name,
             "step": step,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.as_dict(),
             "best": self._kept.best,
             "progress": checkpoint.progress,
         }

@@ -9,6 +9,7 @@ from typing import NoReturn
 import zsharp_jax
 from zsharp_jax.benchmark import draw, events, prepare, report, results, session
 from zsharp_jax.benchmark.errors import RequestError, known
+from zsharp_jax.benchmark.methods import ETA
 from zsharp_jax.benchmark.results import Record
 from zsharp_jax.benchmark.settings import DEFAULTS, OPTIMIZERS, RECIPES, Settings
 from zsharp_jax.benchmark.study import STUDIED, study_markdown
@@ -176,6 +177,17 @@ def _add_recipe(parser: argparse.ArgumentParser, but: Sequence[str]) -> None:
             help=f"{meaning} ({' and '.join(RECIPES)}: {defaults})",
         )
 
+    add = values.add_argument
+    add(
+        "--crop-padding", type=int, metavar="N",
+        help="pixels around an image before a random crop (paper and reference: 4, 4; digits: 1)",
+    )  # fmt: skip
+    add(
+        "--flip", action=argparse.BooleanOptionalAction,
+        help="mirror images at random (paper and reference: yes, yes; digits: no)",
+    )  # fmt: skip
+    add("--eta", type=float, metavar="X", help=f"eta of asam (paper and reference: {ETA}, {ETA})")
+
 
 _RECIPE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (
     (
@@ -210,6 +222,9 @@ def _settings(options: argparse.Namespace, method: str, seed: int) -> Settings:
         dtype=options.dtype,
         quantile=options.quantile,
         recipe=options.recipe,
+        crop_padding=options.crop_padding,
+        flip=options.flip,
+        eta=options.eta,
         **recipe.values(method)
         | {name: value for name, value in asked.items() if value is not None},
     )

@@ -1,6 +1,5 @@
 """Takes a run that has finished from its file, so that it need not be trained again."""
 
-import dataclasses
 import pathlib
 
 from zsharp_jax.benchmark.fields import DamagedError, brief, dictionary, number
@@ -32,7 +31,7 @@ def finished_record(folder: pathlib.Path, settings: Settings, data_sha256: str) 
         return None
     record = read_json(path)
     run = run_of(path, record)
-    wanted = {"name": name, "settings": dataclasses.asdict(settings), "data_sha256": data_sha256}
+    wanted = {"name": name, "settings": settings.as_dict(), "data_sha256": data_sha256}
     if any(record.get(field) != value for field, value in wanted.items()):
         raise DamagedError("it is of another run")
     if not run.is_whole:

@@ -29,22 +29,24 @@ from zsharp_jax import (
     zsharp_reference,
 )
 
-Ascent = Callable[[jax.Array, float, int], optax.GradientTransformation]
+Ascent = Callable[[jax.Array, float, int, float], optax.GradientTransformation]
 
-# Each makes the ascent of a run from rho, which may be traced, Q_p, and K, the number of tensors
-# with two axes or more; None stands for the bare optimizer, which takes one pass a step.
+ETA = 0.01  # the default of asam, and the authors'
+
+# Each makes the ascent of a run from rho, which may be traced, Q_p, K, the number of tensors with
+# two axes or more, and asam's eta; None is the bare optimizer, which takes one pass a step.
 METHODS: dict[str, Ascent | None] = {
     "adamw": None,
-    "sam": lambda rho, q, k: sam(rho),
-    "asam": lambda rho, q, k: asam(rho),
-    "friendly_sam": lambda rho, q, k: friendly_sam(rho),
-    "zsharp": lambda rho, q, k: zsharp(rho, q),
-    "zsharp_reference": lambda rho, q, k: zsharp_reference(rho, q),
-    "sam_matched": lambda rho, q, k: sam(rho * math.sqrt(k)),
-    "sam_layerwise": lambda rho, q, k: scale_to_norm(rho, scope="layer"),
-    "zsharp_matched": lambda rho, q, k: zsharp(rho * math.sqrt(k), q),
-    "zsharp_global": lambda rho, q, k: zsharp(rho, q, percentile_scope="global"),
-    "zsharp_random": lambda rho, q, k: optax.chain(keep_at_random(q), scale_to_norm(rho)),
+    "sam": lambda rho, q, k, eta: sam(rho),
+    "asam": lambda rho, q, k, eta: asam(rho, eta),
+    "friendly_sam": lambda rho, q, k, eta: friendly_sam(rho),
+    "zsharp": lambda rho, q, k, eta: zsharp(rho, q),
+    "zsharp_reference": lambda rho, q, k, eta: zsharp_reference(rho, q),
+    "sam_matched": lambda rho, q, k, eta: sam(rho * math.sqrt(k)),
+    "sam_layerwise": lambda rho, q, k, eta: scale_to_norm(rho, scope="layer"),
+    "zsharp_matched": lambda rho, q, k, eta: zsharp(rho * math.sqrt(k), q),
+    "zsharp_global": lambda rho, q, k, eta: zsharp(rho, q, percentile_scope="global"),
+    "zsharp_random": lambda rho, q, k, eta: optax.chain(keep_at_random(q), scale_to_norm(rho)),
 }
 
 

@@ -21,7 +21,7 @@ from zsharp_jax import SamInfo, SamState, init_state, sam_step
 from zsharp_jax.benchmark.augment import augment
 from zsharp_jax.benchmark.data import Dataset
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.methods import METHODS, filtered_tensors
+from zsharp_jax.benchmark.methods import ETA, METHODS, filtered_tensors
 from zsharp_jax.benchmark.optimizers import make_optimizer
 from zsharp_jax.benchmark.settings import Settings
 from zsharp_jax.models import MODELS
@@ -143,7 +143,7 @@ def compile_program(settings: Settings, dataset: Dataset) -> Program:
             one_step = sam_step(loss_fn, optimizer, ascent, has_aux=True)
         rows = order[carry.state.step % steps_per_epoch]
         augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), carry.state.step)
-        images = augment(augment_key, data.train_images[rows], dataset.crop_padding, dataset.flip)
+        images = augment(augment_key, data.train_images[rows], *_augmentation(settings, dataset))
         state, info = one_step(
             carry.state, carry.batch_stats, normalise(images), data.train_labels[rows]
         )
@@ -196,12 +196,21 @@ def _steps_at_once(steps_per_epoch: int, steps: int | None, platform: str) -> in
     return max(count for count in range(1, _MOST_STEPS + 1) if common % count == 0)
 
 
+def _augmentation(settings: Settings, dataset: Dataset) -> tuple[int, bool]:
+    padding, flip = settings.crop_padding, settings.flip
+    return (
+        dataset.crop_padding if padding is None else padding,
+        dataset.flip if flip is None else flip,
+    )
+
+
 def ascent_of(settings: Settings, rho: Any, params: Any) -> optax.GradientTransformation:
     """The ascent of a method; one that changes nothing for the bare optimizer."""
     make_ascent = METHODS[settings.method]
     if make_ascent is None:
         return optax.identity()
-    return make_ascent(rho, settings.quantile, filtered_tensors(params))
+    eta = ETA if settings.eta is None else settings.eta
+    return make_ascent(rho, settings.quantile, filtered_tensors(params), eta)
 
 
 def _initialiser(model: nn.Module, settings: Settings, dataset: Dataset) -> jax.stages.Compiled:

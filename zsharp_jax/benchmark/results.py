@@ -43,7 +43,7 @@ def make_record(
         "status": outcome.status,
         "error": outcome.error,
         "command": list(command),
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.as_dict(),
         "data_sha256": data_sha256,
         "commit": _commit(),
         "steps": outcome.steps,

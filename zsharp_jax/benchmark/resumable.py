@@ -1,7 +1,6 @@
 """Refuses to resume what was trained with other settings, and tells the difference."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -51,9 +50,10 @@ def _settings_in(trace: pathlib.Path) -> dict[str, Any]:
 
 
 def _differences(settings: Settings, found: dict[str, Any]) -> str:
+    asked = settings.as_dict()
     differences = [
-        f"{name} was {found.get(name)!r} there and is {value!r} here"
-        for name, value in dataclasses.asdict(settings).items()
-        if found.get(name) != value
+        f"{name} was {found.get(name)!r} there and is {asked.get(name)!r} here"
+        for name in dict.fromkeys((*asked, *found))
+        if found.get(name) != asked.get(name)
     ]
     return "; ".join(differences) or "its data were others"

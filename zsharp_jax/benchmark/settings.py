@@ -110,6 +110,10 @@ class Settings:
         quantile: Q_p of the methods that filter (paper: 0.95).
         recipe: The name in `RECIPES` that the values below came from, where nothing else was said.
         optimizer: See `Recipe`, also for what follows.
+        crop_padding: By how many black pixels an image is padded before a random crop; None for the
+            dataset's own.
+        flip: Whether images are mirrored at random; None for the dataset's own.
+        eta: What asam adds to the size of a weight; None for its default.
     """
 
     dataset: str
@@ -130,6 +134,9 @@ class Settings:
     decay_epochs: int = 10
     warmup_epochs: int = 0
     rho: float = 0.05
+    crop_padding: int | None = None
+    flip: bool | None = None
+    eta: float | None = None
 
     def __post_init__(self) -> None:
         known("dataset", self.dataset, DEFAULTS)
@@ -144,21 +151,32 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"`{name}` must be at least 1, got {value}")
-        if self.warmup_epochs < 0:
-            raise RequestError(f"`warmup_epochs` must be at least 0, got {self.warmup_epochs}")
+        for name in ("warmup_epochs", "crop_padding"):
+            if (value := getattr(self, name) or 0) < 0:
+                raise RequestError(f"`{name}` must be at least 0, got {value}")
         if not 0 <= self.seed < 2**32:
             raise RequestError(f"`seed` must be at least 0 and below 2**32, got {self.seed}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise RequestError(f"`lr` must be finite and above 0, got {self.learning_rate}")
         try:
-            for name in ("rho", "weight_decay", "decay_rate"):
-                checked_nonnegative(name, getattr(self, name))
+            for name in ("rho", "weight_decay", "decay_rate", "eta"):
+                checked_nonnegative(name, getattr(self, name) or 0.0)
             checked_quantile(self.quantile)
         except ValueError as error:
             raise RequestError(str(error).rstrip(".")) from None
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for a file; what later versions added only where it was asked for, so that a
+        run of before has the name that it had."""
+        values = dataclasses.asdict(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in ("crop_padding", "flip", "eta")
+        }
+
     def run_name(self, data_sha256: str) -> str:
         """Names a run's file: runs that differ in a setting or in their data differ in name."""
-        text = json.dumps([dataclasses.asdict(self), data_sha256], sort_keys=True)
+        text = json.dumps([self.as_dict(), data_sha256], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-{self.method}-seed{self.seed}-{digest}"
