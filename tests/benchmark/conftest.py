@@ -1,8 +1,12 @@
 """No test of the benchmark trains a large network, reaches the network, or sees the prepared
 datasets of whoever runs it."""
 
+import contextlib
 import dataclasses
 import os
+import pathlib
+import re
+import resource
 
 import archives
 import jax
@@ -27,6 +31,28 @@ def _programs_compiled_once(tmp_path_factory):
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
+
+
+def peak_kilobytes():
+    """The most memory that this process has had, since `forget_peak` where the kernel can tell."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak():
+    with contextlib.suppress(OSError):  # Linux alone has it
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+@pytest.fixture
+def memory_stays():
+    """Fails a test that takes more than 400 MB at any moment."""
+    forget_peak()
+    before = peak_kilobytes()
+    yield
+    assert peak_kilobytes() - before < 400 * 1024
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Run files from anywhere: what is damaged is named and skipped, and nothing else happens."""
 
+import argparse
 import copy
+import datetime
 import json
 import math
 import os
@@ -15,13 +17,16 @@ from hypothesis import strategies
 from mutations import examples, mutated
 from run_files import DIGITS, change
 
-from zsharp_jax.benchmark import report, results, study
+from zsharp_jax.benchmark import draw, report, results, study
 from zsharp_jax.benchmark.cli import main
 from zsharp_jax.benchmark.fields import DamagedError
 from zsharp_jax.benchmark.finished import finished_record
 from zsharp_jax.benchmark.runs import read_folder
 
+pytestmark = pytest.mark.usefixtures("memory_stays")
+
 GOOD = run_files.record(DIGITS, name="good")
+SOON = datetime.timedelta(seconds=20)
 
 
 def exit_code(*arguments):
@@ -199,7 +204,17 @@ PLACES = [(key,) for key in GOOD] + [
 ]
 
 
-@hypothesis.settings(deadline=None, max_examples=examples(200))
+def make(record, changes):
+    """Puts other values at some places of a record."""
+    for place, value in changes:
+        within = record
+        for key in place[:-1]:
+            within = within.get(key, {}) if isinstance(within, dict) else {}
+        if isinstance(within, dict):
+            within[place[-1]] = value
+
+
+@hypothesis.settings(deadline=SOON, max_examples=examples(200))
 @hypothesis.given(
     changes=strategies.lists(
         strategies.tuples(strategies.sampled_from(PLACES), VALUES), min_size=1, max_size=4
@@ -209,12 +224,7 @@ PLACES = [(key,) for key in GOOD] + [
 )
 def test_no_mutation_of_a_run_file_gives_a_traceback(changes, cut, flip):
     record = copy.deepcopy(GOOD)
-    for place, value in changes:
-        within = record
-        for key in place[:-1]:
-            within = within.get(key, {}) if isinstance(within, dict) else {}
-        if isinstance(within, dict):
-            within[place[-1]] = value
+    make(record, changes)
     content = json.dumps(record).encode()[:cut]
     if flip:
         content = content[: flip[0]] + flip[1] + content[flip[0] :]
@@ -229,7 +239,7 @@ def test_no_mutation_of_a_run_file_gives_a_traceback(changes, cut, flip):
         assert all(len(problem.splitlines()) == 1 for problem in problems)
 
 
-@hypothesis.settings(deadline=None, max_examples=examples(100))
+@hypothesis.settings(deadline=SOON, max_examples=examples(100))
 @hypothesis.given(mutated(WHOLE, favourites=[WHOLE.index(b'"' + key.encode()) for key in GOOD]))
 def test_no_mutation_of_its_bytes_gives_a_traceback(content):
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +249,7 @@ def test_no_mutation_of_its_bytes_gives_a_traceback(content):
         report.markdown(runs, len(problems)).encode()
 
 
-@hypothesis.settings(deadline=None, max_examples=examples(200))
+@hypothesis.settings(deadline=SOON, max_examples=examples(200))
 @hypothesis.given(
     changes=strategies.lists(
         strategies.tuples(strategies.sampled_from(PLACES), VALUES), min_size=1, max_size=2
@@ -248,11 +258,7 @@ def test_no_mutation_of_its_bytes_gives_a_traceback(content):
 def test_a_mutated_file_is_trained_again_or_fit_for_all_tables(changes):
     """Resuming takes finished runs from their files."""
     record = run_files.record(DIGITS)
-    for place, value in changes:
-        within = record
-        for key in place[:-1]:
-            within = within[key] if isinstance(within.get(key), dict) else {}
-        within[place[-1]] = value
+    make(record, changes)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, f"{DIGITS.run_name('a' * 64)}.json")
         path.write_text(json.dumps(record))
@@ -263,7 +269,21 @@ def test_a_mutated_file_is_trained_again_or_fit_for_all_tables(changes):
             return
         if found is not None:
             results.markdown_table([found])
-            study.study_markdown([found])
+            study.study_markdown([found], ["zsharp-bench", "study"])
+
+
+@hypothesis.settings(deadline=4 * SOON, max_examples=examples(5))  # six pictures each
+@hypothesis.given(
+    changes=strategies.lists(strategies.tuples(strategies.sampled_from(PLACES), VALUES), max_size=1)
+)
+def test_no_mutation_keeps_the_others_from_being_drawn(changes):
+    record = run_files.record(change(DIGITS, method="zsharp"), name="mutated")
+    make(record, changes)
+    with tempfile.TemporaryDirectory() as folder:
+        results.write_record(pathlib.Path(folder), GOOD)
+        pathlib.Path(folder, "mutated.json").write_text(json.dumps(record))
+        draw._figures(argparse.Namespace(folder=pathlib.Path(folder), out=None), [])
+        assert pathlib.Path(folder, "accuracy-digits-resnet8.png").exists()
 
 
 def test_a_finished_run_is_taken_from_its_file_and_no_other(tmp_path):

@@ -13,13 +13,14 @@ def record(method, rho, seed, accuracy, status="finished"):
     settings = dataclasses.replace(SETTINGS, method=method, rho=rho, seed=seed)
     return {
         "status": status,
-        "command": ["zsharp-bench", "study"],
+        "command": ["zsharp-bench", "compare"],
         "settings": settings.as_dict(),
         "final": final | {"perturbation_norm": rho},
         "device": {"kind": "cpu", "platform": "cpu"},
     }
 
 
+COMMAND = ["zsharp-bench", "study", "--out", "a b"]
 RECORDS = [
     record("adamw", 0.05, 0, 0.90),
     record("adamw", 0.05, 1, 0.92),
@@ -40,7 +41,8 @@ def rows(text, first):
 
 
 def test_each_method_and_rho_has_a_row_and_the_best_rho_is_marked():
-    text = study_markdown(RECORDS)
+    text = study_markdown(RECORDS, COMMAND)
+    assert "`zsharp-bench study --out 'a b'`" in text.splitlines()
     assert rows(text, "adamw") == [
         ["adamw", "", "2", "91.00 ± 1.41", "0.500", "0.750", "0.250", "0.0500"]
     ]
@@ -55,7 +57,7 @@ def test_each_method_and_rho_has_a_row_and_the_best_rho_is_marked():
 
 
 def test_a_part_is_the_difference_at_the_same_seed():
-    text = study_markdown(RECORDS)
+    text = study_markdown(RECORDS, COMMAND)
     perturbation, _ = rows(text, "the perturbation")
     assert perturbation[1:3] == ["adamw", "sam"]
     assert perturbation[4:] == ["+1.00 ± 0.00", "+4.00 ± 1.00", "+4.00 ± 1.00"]
@@ -71,7 +73,7 @@ def test_the_same_is_told_of_the_clean_loss_and_of_the_length():
     longer = [record("sam_matched", 0.05, seed, 0.9) for seed in (0, 1)]
     for seed, run in enumerate(longer):
         run["final"] |= {"train_loss": 0.51 + 0.02 * seed, "perturbation_norm": 0.2}
-    _, radius = rows(study_markdown([*RECORDS, *longer]), "the radius alone")
+    _, radius = rows(study_markdown([*RECORDS, *longer], COMMAND), "the radius alone")
     assert radius[1:] == ["sam", "sam_matched", "4.00", "+0.0200 ± 0.0100", "", "+0.0200 ± 0.0100"]
 
 
@@ -83,7 +85,7 @@ def test_differences_need_a_common_seed():
 
 
 def test_a_method_of_which_no_run_finished_has_a_row_without_figures():
-    text = study_markdown([*RECORDS, record("asam", 0.1, 0, None, status="failed")])
+    text = study_markdown([*RECORDS, record("asam", 0.1, 0, None, status="failed")], COMMAND)
     assert rows(text, "asam") == [["asam", "0.1", "0/1", "", "", "", "", ""]]
 
 

@@ -256,7 +256,7 @@ def _study(options: argparse.Namespace, command: list[str]) -> int:
         rhos = [like[0].rho] if method == "adamw" else scaled
         runs += [dataclasses.replace(run, rho=rho) for rho in rhos for run in like]
     records = session.run(runs, _request(options, command))
-    text = study_markdown(records)
+    text = study_markdown(records, command)
     results.write_whole(options.out / "study.md", text.encode())
     print(text)
     return _told(records, options.out, ", study.md")

@@ -58,8 +58,13 @@ class Cell(NamedTuple):
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def study_markdown(records: Sequence[Record]) -> str:
-    """The tables of a study, from the run files of one dataset and network."""
+def study_markdown(records: Sequence[Record], command: Sequence[str]) -> str:
+    """The tables of a study.
+
+    Args:
+        records: Run files of one dataset and network.
+        command: What asked for them last; with `--resume` older ones may have had another.
+    """
     settings, device = records[0]["settings"], records[0]["device"]
     cells = cells_of(records)
     told = [f"{name} {settings[name]}" for name in (
@@ -67,7 +72,7 @@ def study_markdown(records: Sequence[Record]) -> str:
     return "\n".join([
         f"# What earns the gain: {settings['dataset']}, {settings['model']}",
         "",
-        f"`{shlex.join(records[0]['command'])}`",
+        f"`{shlex.join(command)}`",
         "",
         f"Settings: {', '.join(told)}. Device: {device['kind']} ({device['platform']}).",
         "",
