@@ -12,6 +12,7 @@ from zsharp_jax.benchmark.figures import COLOURS, draw_band
 from zsharp_jax.benchmark.paper import Measure
 
 LOSSES = {"train_loss": "clean train loss, at w", "sharp_loss": "sharp train loss, at w + ε"}
+_MOST_NAMED = 16
 _LEAST = 1e-8  # a loss of 0 has no place on a logarithmic axis
 
 
@@ -54,7 +55,8 @@ def draw_train_loss(curves: Mapping[str, Mapping[str, np.ndarray]], title: str) 
 def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     """Test accuracy against ‖ε‖, a point for each radius of a method, bars of ± std over seeds.
 
-    A method without a perturbation is a level line.
+    A method without a perturbation is a level line. Points have their names beside them while there
+    is room.
 
     Args:
         points: The points of each method.
@@ -62,6 +64,7 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
+    is_named = sum(map(len, points.values())) <= _MOST_NAMED
     for (method, its_points), (colour, line, marker) in zip(
         points.items(), _styles(), strict=False
     ):
@@ -71,7 +74,8 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
             axes.axhspan(mean - std, mean + std, color=colour, alpha=0.1, linewidth=0)
         perturbed = sorted((p for p in its_points if p.norm.mean), key=lambda p: p.norm.mean)
         if perturbed:
-            _draw_points(axes, perturbed, label=method, color=colour, linestyle=line, marker=marker)
+            style = {"color": colour, "linestyle": line, "marker": marker}
+            _draw_points(axes, perturbed, is_named, label=method, **style)
     if any(point.norm.mean for its_points in points.values() for point in its_points):
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
@@ -82,14 +86,16 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     return figure
 
 
-def _draw_points(axes, points: Sequence[Point], *, color: str, **style: str) -> None:
+def _draw_points(
+    axes, points: Sequence[Point], is_named: bool, *, color: str, **style: str
+) -> None:
     norms = np.array([point.norm.mean for point in points])
     means = 100 * np.array([point.accuracy.mean for point in points])
     stds = 100 * np.array([point.accuracy.std or 0 for point in points])
     axes.errorbar(
         norms, means, stds, color=color, markersize=5, linewidth=0.8, capsize=2, **style
     )  # fmt: skip
-    for point, norm, mean in zip(points, norms, means, strict=True):
+    for point, norm, mean in zip(points, norms, means, strict=True) if is_named else ():
         axes.annotate(
             point.name, (norm, mean), xytext=(4, 4), textcoords="offset points", fontsize=7,
             color=color,
