@@ -13,6 +13,8 @@ from zsharp_jax import _reduce
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+is_one_device = _reduce._is_one_device
+
 pytest_collect_file = sybil.Sybil(
     parsers=[sybil.parsers.markdown.PythonCodeBlockParser()], patterns=["README.md"]
 ).pytest()
@@ -27,10 +29,20 @@ def _public_names_in_doctests(doctest_namespace):
 
 @pytest.fixture(autouse=True, scope="session")
 def sums_of_one_device():
-    """The sums and counts that a CPU takes where it is alone; `tests/test_devices.py` undoes it."""
+    """The sums and counts that a CPU takes where it is alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_reduce, "_is_one_device", lambda: True)
         yield patch
+
+
+@pytest.fixture(scope="module")
+def sums_of_several_devices(sums_of_one_device):
+    """Those that users with eight devices get, for a module that uses it."""
+    with sums_of_one_device.context() as patch:
+        patch.setattr(_reduce, "_is_one_device", is_one_device)
+        jax.clear_caches()  # of what other tests have traced for one device
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

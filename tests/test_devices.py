@@ -1,5 +1,6 @@
 """Eight devices take the step that one takes, and never gather a tensor to filter it."""
 
+import math
 import re
 
 import chex
@@ -13,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 from problems import BATCH, network_loss, network_params
 
 from zsharp_jax import (
-    _reduce,
     asam,
     friendly_sam,
     init_state,
@@ -33,15 +33,7 @@ ASCENTS = {
     "zsharp_reference": zsharp_reference(0.1, 0.8),
 }
 OPTIMIZER = optax.adamw(1e-2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def sums_of_several_devices(sums_of_one_device):
-    with sums_of_one_device.context() as patch:
-        patch.setattr(_reduce, "_is_one_device", lambda: jax.device_count() == 1)
-        jax.clear_caches()  # of what other tests have traced for one device
-        yield
-    jax.clear_caches()
+pytestmark = pytest.mark.usefixtures("sums_of_several_devices")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +68,13 @@ def sharded_on_two_axes(mesh, params):
     return jax.tree.map(place, params)
 
 
+def assert_shardings(tree, shardings):
+    def assert_sharding(leaf, expected):
+        assert leaf.sharding.is_equivalent_to(expected, leaf.ndim)
+
+    jax.tree.map(assert_sharding, tree, shardings)
+
+
 @pytest.mark.parametrize("place", [replicated, fully_sharded, sharded_on_two_axes])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
 def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
@@ -91,13 +90,7 @@ def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
         chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
         chex.assert_trees_all_close(info_together, info_alone, rtol=1e-5)
 
-    jax.tree.map(
-        lambda leaf, before: chex.assert_equal(
-            leaf.sharding.is_equivalent_to(before, leaf.ndim), True
-        ),
-        together,
-        shardings,
-    )
+    assert_shardings(together, shardings)
 
 
 @pytest.mark.parametrize("optimizer", [optax.adafactor(1e-2, min_dim_size_to_factor=4), OPTIMIZER])
@@ -113,13 +106,7 @@ def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, opti
         before = jax.tree.map(lambda leaf: leaf.sharding, state)
         state, _ = step(state, *batch)
         counts.append(len(compilations))
-        jax.tree.map(
-            lambda leaf, was: chex.assert_equal(
-                leaf.sharding.is_equivalent_to(was, leaf.ndim), True
-            ),
-            state,
-            before,
-        )
+        assert_shardings(state, before)
     assert counts[0] < counts[1] == counts[2] == counts[3]
 
 
@@ -159,6 +146,19 @@ def test_parameters_put_on_one_device_keep_the_state_there_and_compile_once(comp
     assert counts[0] < counts[1] == counts[2] == counts[3]
 
 
+def assert_only_few_numbers_are_exchanged(program):
+    """Of two layers the counts of three candidates: six numbers at most, and no entry of a leaf."""
+    sums = re.findall(r" = (.*?) all-reduce(?:-start)?\(", program)
+    assert sums
+    for results in sums:  # XLA makes one exchange of several, with a tuple of results
+        shapes = re.findall(r"\w\[([\d,]*)\]", results)
+        sizes = [math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes]
+        assert sizes and max(sizes) <= 6, results
+    moved = ("all-gather", "all-to-all", "collective-permute", "collective-broadcast")
+    for operation in (*moved, "reduce-scatter", "sort("):
+        assert operation not in program, operation
+
+
 @pytest.mark.parametrize("shape", [(64, 32), (248, 64), (1040, 24)])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, shape):
@@ -169,15 +169,24 @@ def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, s
     }
     transformation = zscore_filter(0.9, scope=scope)
     update = jax.jit(lambda g: transformation.update(g, optax.EmptyState())[0])
-    program = update.lower(gradients).compile().as_text()
-    exchanged = re.findall(r"= \(?[a-z]\d+\[([\d,]*)\].* all-reduce\(", program)
-    assert exchanged and all(np.prod(np.fromstring(e, int, sep=",")) <= 6 for e in exchanged)
-    for collective in ("all-gather", "all-to-all", "collective-permute", "sort("):
-        assert collective not in program
-    kept = update(gradients)
+    compiled = update.lower(gradients).compile()
+    assert_only_few_numbers_are_exchanged(compiled.as_text())
+    kept = compiled(gradients)
     assert kept["a"].sharding.is_equivalent_to(split, 2)
     alone = update(jax.tree.map(jnp.asarray, jax.device_get(gradients)))
     chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(alone))
+
+
+@pytest.mark.parametrize("place", [fully_sharded, sharded_on_two_axes])
+@pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+def test_an_ascent_along_sharded_tensors_gathers_and_sorts_nothing(mesh, ascent, place):
+    shapes = {"first": (248, 64), "second": (64, 32), "bias": (32,)}
+    gradients = place(mesh, {name: jnp.ones(shape) for name, shape in shapes.items()})
+    params, state = gradients, ascent.init(gradients)
+    compiled = jax.jit(ascent.update).lower(gradients, state, params).compile()
+    assert_only_few_numbers_are_exchanged(compiled.as_text())
+    perturbation, _ = compiled.output_shardings
+    assert_shardings(gradients, perturbation)
 
 
 @pytest.mark.parametrize("check_vma", [False, True])

@@ -123,13 +123,21 @@ def test_07_micro_batches():
 
 def test_08_a_schedule_of_rho_and_a_rho_that_is_set():
     """Theirs starts the schedule anew at each step, and forgets what was set."""
-    ascent = sam(optax.linear_schedule(0.1, 0.5, 4))
-    make = optax.inject_hyperparams(sam)
-    for each, lengths in ((ascent, [0.1, 0.2, 0.3, 0.4]), (make(rho=0.5), [0.5] * 4)):
-        state = each.init(W)
-        for length in lengths:
-            perturbation, state = each.update(W, state)
-            np.testing.assert_allclose(np.linalg.norm(perturbation), length, rtol=1e-6)
+
+    def lengths(tx, state, steps):
+        seen = []
+        for _ in range(steps):
+            _, state = tx.update(W, state, W, grad_fn=lambda w: seen.append(w - W) or w)
+        return [float(jnp.linalg.norm(perturbation)) for perturbation in seen], state
+
+    tx = sharpness_aware(optax.sgd(0.1), sam(optax.linear_schedule(0.1, 0.5, 4)))
+    scheduled, _ = lengths(tx, tx.init(W), steps=4)
+    np.testing.assert_allclose(scheduled, [0.1, 0.2, 0.3, 0.4], rtol=1e-5)
+    tx = sharpness_aware(optax.sgd(0.1), optax.inject_hyperparams(sam)(rho=0.5))
+    before, state = lengths(tx, tx.init(W), steps=2)
+    state.ascent_state.hyperparams["rho"] = jnp.array(0.2)
+    after, _ = lengths(tx, state, steps=2)
+    np.testing.assert_allclose([*before, *after], [0.5, 0.5, 0.2, 0.2], rtol=1e-5)
 
 
 def test_09_masked_and_frozen_parameters():

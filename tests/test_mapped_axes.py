@@ -22,6 +22,7 @@ from zsharp_jax import (
 
 ASCENTS = {"zsharp": zsharp(0.1, 0.8), "friendly_sam": friendly_sam(0.1)}
 OPTIMIZER = optax.adamw(1e-2)
+pytestmark = pytest.mark.usefixtures("sums_of_several_devices")
 
 
 def assert_close(found, expected):
@@ -155,3 +156,21 @@ def test_counters_stay_what_they_are_and_statistics_are_averaged():
     mapped = jax.pmap(value_and_grad, axis_name="batch", in_axes=(None, None, 0))
     (_, (counter, mean)), _ = mapped(jnp.array(1.0), jnp.array(3), np.arange(16.0).reshape(8, 2))
     assert np.all(counter == 4) and np.all(mean == 7.5)
+
+
+@pytest.mark.parametrize("groups", [1, 8, 16])
+def test_what_an_ascent_keeps_is_the_same_on_all_devices_where_one_is_not_finite(groups):
+    ascent, params = friendly_sam(0.1), network_params()
+    ascend = sharp_value_and_grad(
+        network_loss, ascent, groups=groups, axis_name="data", batch_argnums=(1, 2)
+    )
+    mapped = jax.pmap(ascend, "data", in_axes=(None, None, 0, 0))
+    batch = [per_device(array) for array in BATCH]
+    _, state, _ = mapped(params, ascent.init(params), *batch)
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    bad = [batch[0].copy(), batch[1]]
+    bad[0][3, 0] = np.nan
+    _, kept, info = mapped(params, state, *bad)
+    assert not np.any(np.isfinite(info.perturbation_norm))
+    everywhere = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (8, *leaf.shape)), state)
+    chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(everywhere))

@@ -1,5 +1,7 @@
 """A rho that is 0 at times: plain steps in between, with the second pass saved."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,10 @@ from zsharp_jax import (
     sharpness_aware,
     zsharp,
 )
+
+# A matrix product in a compiled program: XLA's own, or what it calls a library for.
+PRODUCT = re.compile(r' dot\(|custom_call_target="[^"]*(?:gemm|matmul)')
+CALLED = re.compile(r"(?:calls|to_apply|body|condition|\w+_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
 
 
 def lengths(schedule, steps=8, **options):
@@ -83,6 +89,39 @@ def test_the_second_pass_is_saved_by_a_branch():
 
     assert counted(plain_if_zero=False) == [2, 2, 2, 2]
     assert counted(plain_if_zero=True) == [2, 1, 2, 1]
+
+
+def products_of(function, *inputs):
+    """How many matrix products the compiled function has, and how many of them lie in each branch
+    of each conditional."""
+    program = jax.jit(function).lower(*inputs).compile().as_text()
+    block = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
+    computations = dict(block.findall(program))
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", program, re.MULTILINE)[1]
+
+    def called(text):
+        return [name for names in CALLED.findall(text) for name in re.findall(r"[\w.\-]+", names)]
+
+    def products(name):
+        text = computations[name]
+        return len(PRODUCT.findall(text)) + sum(map(products, called(text)))
+
+    conditionals = re.findall(r" conditional\(.*", program)
+    return products(entry), [sorted(map(products, called(line))) for line in conditionals]
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": 4}, {"microbatches": 2}])
+def test_one_branch_of_the_program_has_all_of_the_second_pass(options):
+    ascent, params = sam(periodic_rho(0.1, every=2)), network_params()
+
+    def products(plain_if_zero):
+        ascend = sharp_value_and_grad(network_loss, ascent, plain_if_zero=plain_if_zero, **options)
+        return products_of(ascend, params, ascent.init(params), *BATCH)
+
+    of_a_pass, _ = products_of(jax.value_and_grad(network_loss), params, *BATCH)
+    assert of_a_pass > 0
+    assert products(plain_if_zero=False) == (2 * of_a_pass, [])
+    assert products(plain_if_zero=True) == (2 * of_a_pass, [[0, of_a_pass]])
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._precision import at_least_float32, tree_norm
+from zsharp_jax._precision import at_least_float32
 
 
 def perturbation_of(
@@ -13,11 +13,7 @@ def perturbation_of(
     ascent_state: optax.OptState,
     params: optax.Params,
 ) -> tuple[optax.Updates, optax.OptState]:
-    """What the ascent makes of the gradient at w, and its next state.
-
-    Where that is not finite the state stays as it was: one batch would spoil a running mean for
-    good, whatever becomes of the update.
-    """
+    """What the ascent makes of the gradient at w, and its next state."""
     if isinstance(ascent_state, optax.MaskedState):
         raise ValueError(
             "`optax.masked` hands on the raw gradient of what it leaves out, which would be added "
@@ -25,14 +21,18 @@ def perturbation_of(
         )
     # JAX's gradient with respect to a complex number is the conjugate of where the loss rises.
     uphill = jax.tree.map(jnp.conj, gradients)
-    perturbation, next_state = ascent.update(uphill, ascent_state, params)
-    if not jax.tree.leaves(ascent_state):
-        return perturbation, next_state
-    is_finite = jnp.isfinite(tree_norm(perturbation))
-    next_state = jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old), next_state, ascent_state
-    )
-    return perturbation, next_state
+    return ascent.update(uphill, ascent_state, params)
+
+
+def state_if_finite(
+    next_state: optax.OptState, ascent_state: optax.OptState, norm: jax.Array
+) -> optax.OptState:
+    """The next state of the ascent where ||ε|| is finite, and else the one before.
+
+    A single batch would spoil a running mean for good, whatever becomes of the update.
+    """
+    is_finite = jnp.isfinite(norm)
+    return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), next_state, ascent_state)
 
 
 def perturbed(params: optax.Params, perturbation: optax.Updates) -> optax.Params:

@@ -21,7 +21,7 @@ from zsharp_jax._mean_gradient import (
     mean_value_and_grad,
     varying,
 )
-from zsharp_jax._perturb import perturbation_of, perturbed
+from zsharp_jax._perturb import perturbation_of, perturbed, state_if_finite
 from zsharp_jax._precision import at_least_float32, tree_norm
 
 Ascend = Callable[..., tuple[tuple[Any, optax.Updates], optax.OptState, "SamInfo"]]
@@ -157,7 +157,8 @@ def sharp_value_and_grad(
         info = SamInfo(loss, sharp_loss, each_group(tree_norm)(gradients), norm, aux)
         return (value, sharp_gradients), next_state, info
 
-    def ascend(params, ascent_state, *inputs):
+    def of_the_batch(params, ascent_state, *inputs):
+        """The same, means over the groups."""
         if groups == 1:
             return both_passes(params, ascent_state, inputs, joined=lambda inputs: inputs)
         if axis_name is not None:
@@ -165,6 +166,11 @@ def sharp_value_and_grad(
         parts, joined = in_groups(inputs, argnums, _groups_here(groups, axis_name))
         means = jax.tree.map(_mean, both_passes(params, ascent_state, parts, joined))
         return means if axis_name is None else mean_over_axis(means, axis_name)
+
+    def ascend(params, ascent_state, *inputs):
+        result, next_state, info = of_the_batch(params, ascent_state, *inputs)
+        # A mean is finite where all are, so that all groups and devices keep the same state.
+        return result, state_if_finite(next_state, ascent_state, info.perturbation_norm), info
 
     return ascend
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from zsharp_jax._checks import refuse_masked_optimizer
-from zsharp_jax._perturb import perturbation_of, perturbed
+from zsharp_jax._perturb import perturbation_of, perturbed, state_if_finite
 from zsharp_jax._precision import tree_norm
 
 
@@ -78,6 +78,8 @@ def sharpness_aware(
         _refuse_masked_params(params)
         refuse_masked_optimizer(state.opt_state)
         perturbation, ascent_state = perturbation_of(ascent, updates, state.ascent_state, params)
+        norm = tree_norm(perturbation)
+        ascent_state = state_if_finite(ascent_state, state.ascent_state, norm)
 
         def sharp_pass(perturbation):
             sharp_gradients = grad_fn(perturbed(params, perturbation))
@@ -85,8 +87,7 @@ def sharpness_aware(
             return optax.tree.cast_like(sharp_gradients, updates)
 
         if plain_if_zero:
-            is_zero = tree_norm(perturbation) == 0
-            sharp_gradients = jax.lax.cond(is_zero, lambda _: updates, sharp_pass, perturbation)
+            sharp_gradients = jax.lax.cond(norm == 0, lambda _: updates, sharp_pass, perturbation)
         else:
             sharp_gradients = sharp_pass(perturbation)
         updates, opt_state = optimizer.update(
