@@ -5,14 +5,17 @@
     srun python examples/many_hosts.py --cluster                # JAX asks SLURM for the same three
 
 Each host reads its own rows of every batch, and the first one writes. Where a host dies the others
-stop, and `--resume` goes on from the last checkpoint, on as many hosts as there are then.
+stop; where one gets SIGTERM, as before it is taken away, all stop after the same step, with a
+checkpoint. `--resume` goes on from the last checkpoint, on as many hosts as there are then.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 import traceback
 
 import flax.serialization
@@ -27,6 +30,8 @@ from jax.sharding import PartitionSpec as P
 from zsharp_jax import init_state, sam_step, zsharp
 
 BATCH = 64  # rows of all hosts together
+
+terminated = threading.Event()  # by SIGTERM, where this is the only process
 
 
 class Rows:
@@ -86,22 +91,33 @@ def train(out, steps, checkpoint_every, resume):
     if resume and is_writer and checkpoint.exists():
         state = flax.serialization.from_bytes(state, checkpoint.read_bytes())
     state = multihost_utils.broadcast_one_to_all(state)  # so that one host alone needs the file
-    start, loss = int(state.step), None
+    start, loss, before = int(state.step), None, None
     state = jax.make_array_from_process_local_data(replicated, state)
 
     step = sam_step(loss_fn, optimizer, ascent)
     for done, part in enumerate(own_parts(start, steps), start + 1):
         state, info = step(state, *jax.make_array_from_process_local_data(split, part))
-        if done % checkpoint_every == 0 or done == steps:
+        jax.block_until_ready(before)  # so that few steps are under way where it must stop
+        before = info
+        # Of several processes any one may have got SIGTERM: JAX has all agree on a step that none
+        # has begun. It counts from 0, also where the run goes on from a later one.
+        stops = terminated.is_set() or multihost_utils.reached_preemption_sync_point(done - start)
+        if done % checkpoint_every == 0 or done == steps or stops:
             loss = float(info.loss)  # waits for the step, and raises here if a host has died
             if is_writer:
                 # A state that is split over the hosts needs Orbax, where each writes its own.
                 write(checkpoint, flax.serialization.to_bytes(jax.device_get(state)))
                 print(f"step {done}: loss {loss:.4f}, ‖ε‖ {info.perturbation_norm:.4f}", flush=True)
-    if is_writer and loss is not None:  # else it had finished before
-        result = {"steps": int(state.step), "loss": loss, "devices": jax.device_count()}
+        if stops:
+            break
+    done = int(state.step)
+    if is_writer and done < steps:
+        where = f"stopped after step {done} of {steps}"
+        print(f"{where}; start all of them again with --resume", file=sys.stderr, flush=True)
+    elif is_writer and loss is not None:  # else it had finished before
+        result = {"steps": done, "loss": loss, "devices": jax.device_count()}
         write(out / "result.json", json.dumps(result).encode())
-    return loss
+    return done, loss
 
 
 def main(arguments=None):
@@ -114,19 +130,33 @@ def main(arguments=None):
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--checkpoint-every", type=int, default=50)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--code-when-stopped",
+        metavar="CODE",
+        type=int,
+        default=0,
+        help="exit code after SIGTERM, as some schedulers start only failures again (default: 0)",
+    )
     options = parser.parse_args(arguments)
     by_hand = [options.coordinator, options.processes, options.process]
     if None in by_hand and by_hand != [None] * 3:
         parser.error("--coordinator, --processes and --process go together")
 
     if options.cluster or options.coordinator:
-        # After so many seconds without a sign of life JAX ends the others, which wait in vain.
+        # After so many seconds JAX ends those that wait for one that never comes, or that has given
+        # no sign of life. From here on it catches SIGTERM.
         jax.distributed.initialize(
-            options.coordinator, options.processes, options.process, heartbeat_timeout_seconds=20
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=60,
+            heartbeat_timeout_seconds=20,
         )
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        return train(options.out, options.steps, options.checkpoint_every, options.resume)
+        done, loss = train(options.out, options.steps, options.checkpoint_every, options.resume)
     except Exception:
         if jax.process_count() == 1:
             raise
@@ -138,6 +168,9 @@ def main(arguments=None):
             flush=True,
         )
         os._exit(1)  # an ordinary exit would wait for all, and the dead one never comes
+    if done < options.steps:
+        sys.exit(options.code_when_stopped)
+    return loss
 
 
 if __name__ == "__main__":

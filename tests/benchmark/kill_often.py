@@ -1,9 +1,9 @@
-"""Kills a training at random moments, again and again, and compares what it comes to.
+"""Kills one training at random moments, again and again, and compares what it comes to.
 
     python tests/benchmark/kill_often.py --kills 20 --seed 0
 
-A run is killed (SIGKILL), resumed, and killed again until it ends; then the next one begins. Each
-must come to the numbers of a run that was never killed: exits with 1 where one does not.
+It is killed (SIGKILL) and resumed so many times before its end, and then trains to its end. It must
+come to the numbers of a training that was never killed: exits with 1 where it does not.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import random
-import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -49,7 +49,10 @@ def _run(arguments, output):
 
 def finish(arguments, output):
     """Runs `zsharp-bench` to its end."""
-    process = start(arguments, output)
+    _end(start(arguments, output), output)
+
+
+def _end(process, output):
     process.join()
     if process.exitcode != 0:
         raise RuntimeError(f"exit code {process.exitcode}: {pathlib.Path(output).read_text()}")
@@ -65,71 +68,79 @@ def numbers(path):
 
 
 def kill_and_resume(folder, kills, epochs, seed):
-    """Kills and resumes runs in `folder` until there were so many kills and the last has ended.
+    """Kills and resumes one run in `folder` so many times, and has it train to its end.
 
     Args:
         folder: An empty folder.
         kills: How many.
-        epochs: Of a run.
-        seed: Of the moments.
+        epochs: Of the run, with a checkpoint after each; enough that it does not end before.
+        seed: Of the moments. One is drawn from the start of a process to some time after its first
+            checkpoint, so much that all the kills together would take the run to its end if none
+            came any sooner.
 
     Returns:
-        What was going on at each kill, counted, and the numbers of each run that ended.
+        What was going on at each kill, counted, and the numbers of a run that was never killed and
+        of the one that was.
     """
     rng, output = random.Random(seed), folder / "output.txt"
     command = [*COMMAND, "--epochs", epochs, "--out"]
     finish([*COMMAND, "--epochs", 1, "--out", folder / "first"], output)  # compiles, for all
     started = time.monotonic()
-    finish([*command, folder / "whole"], output)
-    longest = time.monotonic() - started
-    moments, ended = collections.Counter(), [numbers(*folder.glob("whole/*.json"))]
+    process = start([*command, folder / "whole"], output)
+    while process.is_alive() and not _newest(folder / "whole"):
+        time.sleep(0.01)
+    first = time.monotonic() - started
+    _end(process, output)
+    longest = first + (time.monotonic() - started - first) / kills
 
-    while kills or (folder / "killed").exists():
-        process = start([*command, folder / "killed", "--resume"], output)
-        before = _newest(folder)
-        process.join(rng.uniform(0, longest) if kills else None)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            kills -= 1
-            moments[_moment(folder, before)] += 1
-        elif process.exitcode != 0:
-            raise RuntimeError(f"exit code {process.exitcode}: {output.read_text()}")
-        else:
-            ended.append(numbers(*folder.glob("killed/*.json")))
-            shutil.rmtree(folder / "killed")
-    return moments, ended
+    killed, moments = folder / "killed", collections.Counter()
+    for _ in range(kills):
+        before, since = _newest(killed), time.time()
+        process = start([*command, killed, "--resume"], output)
+        process.join(rng.uniform(0, longest))
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"it ended after {moments.total()} kills: {output.read_text()}")
+        if _newest(killed) < before:
+            raise RuntimeError(f"it did not go on from step {before}: {output.read_text()}")
+        moments[_moment(killed, before, since)] += 1
+    finish([*command, killed, "--resume"], output)
+    if "passed over" in output.read_text():
+        raise RuntimeError(f"a checkpoint was not whole: {output.read_text()}")
+    whole, resumed = (numbers(*folder.glob(f"{run}/*.json")) for run in ("whole", "killed"))
+    return moments, whole, resumed
 
 
-def _moment(folder, before):
+def _moment(folder, before, since):
     """What a process was about when it was killed, as far as its files tell."""
-    if list(folder.glob("killed/checkpoints/*/*tmp*")):
+    if any(path.stat().st_mtime > since for path in folder.glob("checkpoints/*/*tmp*")):
         return "while writing a checkpoint"
     return "before its first checkpoint" if _newest(folder) == before else "between checkpoints"
 
 
 def _newest(folder):
-    steps = (path.name for path in folder.glob("killed/checkpoints/*/*") if path.name.isdigit())
+    steps = (path.name for path in folder.glob("checkpoints/*/*") if path.name.isdigit())
     return max(map(int, steps), default=0)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Kills trainings and compares their numbers.")
+    parser = argparse.ArgumentParser(description="Kills a training and compares its numbers.")
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=25, help="of a run (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=300, help="of the run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-        moments, (whole, *ended) = kill_and_resume(
+        moments, whole, resumed = kill_and_resume(
             folder, options.kills, options.epochs, options.seed
         )
     told = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-    same = sum(each == whole for each in ended)
-    print(f"{moments.total()} kills: {told}. {same} of {len(ended)} runs came to the same numbers.")
-    sys.exit(same < len(ended))
+    same = "the same" if resumed == whole else "OTHER"
+    print(f"{moments.total()} kills of one run: {told}. It came to {same} numbers.")
+    sys.exit(resumed != whole)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A disk that fills up ends the run with one line, and the last checkpoint stays whole."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 
+import kill_often
 import pytest
 from disks import files_of_at_most
 from test_cli import COMMAND, exit_code, records_in
@@ -43,20 +45,36 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_which_can_go_on(
 
 ON_A_SMALL_DISK = """
 mount -t tmpfs -o size=300k none "$0" && cd "$0" || exit 9
+roomy="$1"; shift
 "$@"; code=$?
-ls checkpoints/*
+cp -r . "$roomy" || exit 9
 exit $code
 """
 
 
-def test_a_disk_that_is_full_is_named(tmp_path):
+def test_a_disk_that_is_full_is_named_and_the_run_goes_on_where_there_is_room(tmp_path):
     in_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     mount = [*in_namespace, "mount -t tmpfs none /mnt"]
     if not shutil.which("unshare") or subprocess.run(mount, check=False).returncode:
         pytest.skip("no disk can be mounted here")
-    command = [*in_namespace, ON_A_SMALL_DISK, str(tmp_path), *COMMAND, *TRAIN, "."]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    small, roomy, whole = (tmp_path / name for name in ("small", "roomy", "whole"))
+    small.mkdir()
+    on_small = [*in_namespace, ON_A_SMALL_DISK, small, roomy, *COMMAND, *TRAIN, "."]
+    done = subprocess.run(on_small, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(": No space left on device")
-    assert "Traceback" not in done.stderr
-    assert any(name.isdigit() for name in done.stdout.split())  # a checkpoint that is whole
+    assert "Traceback" not in done.stderr and not list(roomy.glob("*.json"))
+
+    newest = steps_in(roomy)[-1]
+    assert newest < 4 * STEPS
+    (about,) = roomy.glob(f"checkpoints/*/{newest}/about/metadata")
+    kept = json.loads(about.read_text())["progress"]["curves"]["seconds"]
+    resume = [*COMMAND, *TRAIN, roomy, "--resume"]
+    resumed = subprocess.run(resume, capture_output=True, text=True, check=True)
+    assert "damaged" not in resumed.stderr and "passed over" not in resumed.stderr
+    (record,) = records_in(roomy)
+    # Had it begun anew, its first epochs would have taken other seconds.
+    assert record["curves"]["seconds"][: newest // STEPS] == kept
+    subprocess.run([*COMMAND, *TRAIN, whole], capture_output=True, check=True)
+    same = [kill_often.numbers(*folder.glob("*.json")) for folder in (roomy, whole)]
+    assert same[0] == same[1]

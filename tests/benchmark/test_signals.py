@@ -149,7 +149,9 @@ def test_a_command_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path):
 
 
 def test_a_run_that_is_killed_at_random_moments_comes_to_the_same_numbers(tmp_path):
-    """Twenty kills and more: `python tests/benchmark/kill_often.py`."""
-    moments, (whole, *ended) = kill_often.kill_and_resume(tmp_path, kills=3, epochs=6, seed=0)
-    assert moments.total() == 3 and ended
-    assert all(each == whole for each in ended)
+    """Twenty kills: `python tests/benchmark/kill_often.py`."""
+    kills = 5
+    moments, whole, resumed = kill_often.kill_and_resume(
+        tmp_path, kills=kills, epochs=10 * kills, seed=0
+    )
+    assert moments.total() == kills and resumed == whole
