@@ -81,8 +81,9 @@ def find(source: Source, data_dir: pathlib.Path) -> Prepared | None:
             return None
         builder.as_data_source(split="train")
         return Prepared(builder)
-    except NotImplementedError:  # tensorflow-datasets', of tfrecord, which has no random access
-        # Only TensorFlow reads that: for us there is no folder, and the archive is prepared.
+    except NotImplementedError:
+        # This is how `as_data_source` tells that no format of the folder has random access: only
+        # TensorFlow reads tfrecord. For us there is no folder, and the archive is prepared.
         return None
     except Exception as error:  # whatever tensorflow-datasets says
         reason = f"{type(error).__name__}: {error}"
