@@ -1,5 +1,16 @@
 """Every test runs on eight CPU devices with strict ranks; the README's Python blocks are tests."""
 
+import os
+
+# Most of a test's time goes to XLA's compiler, which takes a third less without LLVM's
+# optimizations. In the environment, so that what a test starts has it too; the gate tests optimized
+# programs as well. Where cores are few and busy, a device may also be late where all of them meet.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,16 +19,44 @@ import sybil
 import sybil.parsers.markdown
 
 import zsharp_jax
-from zsharp_jax import _reduce
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-is_one_device = _reduce._is_one_device
+ABOUT = {
+    "not slow": "All but the slow tests: 5 to 9 minutes on two cores.",
+    "slow": "The slow tests: 3 to 5 minutes on two cores.",
+}
+
+
+def pytest_sessionstart(session):
+    config = session.config
+    everything = config.args_source is not pytest.Config.ArgsSource.ARGS
+    terminal = config.pluginmanager.get_plugin("terminalreporter")  # a worker has none
+    if everything and terminal and config.option.markexpr in ABOUT:
+        terminal.write_line(ABOUT[config.option.markexpr])
+
 
 pytest_collect_file = sybil.Sybil(
-    parsers=[sybil.parsers.markdown.PythonCodeBlockParser()], patterns=["README.md"]
+    parsers=[sybil.parsers.markdown.PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"]
 ).pytest()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _each_program_compiled_once(tmp_path_factory):
+    """Tests trace many programs again that another test, process or command has compiled."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    settings = {
+        "jax_compilation_cache_dir": str(shared / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -25,24 +64,6 @@ def _public_names_in_doctests(doctest_namespace):
     """Docstring examples read as after `import jax, optax` and `from zsharp_jax import *`."""
     public = {name: getattr(zsharp_jax, name) for name in dir(zsharp_jax) if name[0] != "_"}
     doctest_namespace.update(public, jax=jax, jnp=jnp, optax=optax)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def sums_of_one_device():
-    """The sums and counts that a CPU takes where it is alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_reduce, "_is_one_device", lambda: True)
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def sums_of_several_devices(sums_of_one_device):
-    """Those that users with eight devices get, for a module that uses it."""
-    with sums_of_one_device.context() as patch:
-        patch.setattr(_reduce, "_is_one_device", is_one_device)
-        jax.clear_caches()  # of what other tests have traced for one device
-        yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import side_by_side
 
 from zsharp_jax import zscore_filter
-from zsharp_jax.models import MODELS
 
 NETWORKS = ("resnet20", "resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "vit_7_8_12_768")
 POWERS = (10, 14, 18, 22, 24, 27)
@@ -54,10 +54,8 @@ def main() -> None:
 
 def gradients_of(network: str) -> list[jax.Array]:
     """Random gradients for the filtered tensors of a network for 10 classes and 32 pixels."""
-    model = MODELS[network](num_classes=10)
-    init = lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)  # noqa: E731
-    leaves = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))["params"])
-    return [heavy_tailed(leaf.shape, seed) for seed, leaf in enumerate(leaves) if leaf.ndim > 1]
+    shapes = networks.filtered_shapes(network)
+    return [heavy_tailed(leaf.shape, seed) for seed, leaf in enumerate(shapes)]
 
 
 def heavy_tailed(shape: Sequence[int], seed: int = 0) -> jax.Array:
@@ -68,29 +66,18 @@ def heavy_tailed(shape: Sequence[int], seed: int = 0) -> jax.Array:
 
 def measure(gradients: list[jax.Array], turns: int, most_seconds: float) -> dict[str, list[float]]:
     """Seconds of each contender. All that cut each layer for itself keep equally many entries."""
-    by_layer = {
-        "ours, by layer": ours("layer"),
-        "jnp.quantile, by layer": by_layer_with(jnp_quantile),
-        "jnp.sort": by_layer_with(jnp_sort),
-        "jax.lax.top_k": by_layer_with(lax_top_k),
-        "numpy.partition": numpy_partition,
-    }
+    by_layer = by_layer_contenders() | {"numpy.partition": numpy_partition}
     over_all = {"ours, global": ours("global"), "jnp.quantile, global": jnp_quantile_over_all}
     if importlib.util.find_spec("torch") is not None:
-        from with_torch import torch_kthvalue, torch_quantile, torch_quantile_over_all
+        from with_torch import torch_quantile_over_all
 
-        by_layer |= {
-            "torch.quantile, by layer": torch_quantile,
-            "torch.kthvalue": torch_kthvalue,
-        }
         over_all["torch.quantile, global"] = torch_quantile_over_all
     if len(gradients) == 1:
         over_all = {}
 
-    floor = {"copy (g + 1)": jax.jit(lambda gradients: [each + 1 for each in gradients])}
-    contenders = floor | by_layer | over_all
-    _check_counts({name: count(run(gradients)) for name, run in by_layer.items()})
-    _check_counts({name: count(run(gradients)) for name, run in over_all.items()})
+    contenders = {"copy (g + 1)": copy} | by_layer | over_all
+    check_counts({name: count(run(gradients)) for name, run in by_layer.items()})
+    check_counts({name: count(run(gradients)) for name, run in over_all.items()})
     return side_by_side.time_in_turn(
         {name: lambda run=run: run(gradients) for name, run in contenders.items()},
         turns,
@@ -98,11 +85,31 @@ def measure(gradients: list[jax.Array], turns: int, most_seconds: float) -> dict
     )
 
 
+def by_layer_contenders() -> dict[str, Filter]:
+    """All that cut each layer for itself, where the gradients lie."""
+    contenders = {
+        "ours, by layer": ours("layer"),
+        "jnp.quantile, by layer": by_layer_with(jnp_quantile),
+        "jnp.sort": by_layer_with(jnp_sort),
+        "jax.lax.top_k": by_layer_with(lax_top_k),
+    }
+    if importlib.util.find_spec("torch") is not None:
+        from with_torch import torch_kthvalue, torch_quantile
+
+        contenders |= {
+            "torch.quantile, by layer": torch_quantile,
+            "torch.kthvalue": torch_kthvalue,
+        }
+    return contenders
+
+
 def count(kept: list[Any]) -> int:
-    return sum(int(np.count_nonzero(np.asarray(each))) for each in kept)
+    on_host = [each.cpu() if hasattr(each, "cpu") else each for each in kept]  # PyTorch's
+    return sum(int(np.count_nonzero(np.asarray(each))) for each in on_host)
 
 
-def _check_counts(kept: dict[str, int]) -> None:
+def check_counts(kept: dict[str, int]) -> None:
+    """Refuses filters of which one keeps more than another."""
     # A rounding of |z| may move an entry over a threshold that others have interpolated.
     if kept and max(kept.values()) - min(kept.values()) > max(1, 1e-6 * max(kept.values())):
         raise RuntimeError(f"the contenders must keep equally many entries, got {kept}")
@@ -121,6 +128,11 @@ def table(seconds: dict[str, list[float]]) -> str:
 def ours(scope: Any) -> Filter:
     transformation = zscore_filter(QUANTILE, scope=scope, min_ndim=1)
     return jax.jit(lambda gradients: transformation.update(gradients, optax.EmptyState())[0])
+
+
+@jax.jit
+def copy(gradients: list[jax.Array]) -> list[jax.Array]:
+    return [each + 1 for each in gradients]
 
 
 def by_layer_with(threshold: Callable[[jax.Array], jax.Array]) -> Filter:

@@ -50,10 +50,21 @@ def time_in_turn(
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     """How much memory a compiled function takes beside what goes in and comes out."""
+    return _memory(compiled).temp_size_in_bytes
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """How much memory a compiled function takes in all; what is taken over counts once."""
+    memory = _memory(compiled)
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return total - memory.alias_size_in_bytes
+
+
+def _memory(compiled: jax.stages.Compiled) -> Any:
     analysis = compiled.memory_analysis()
     if analysis is None:
         raise RuntimeError("this backend does not tell how much memory a compiled function takes")
-    return analysis.temp_size_in_bytes
+    return analysis
 
 
 def ratio(seconds: Seconds, name: str, over: str) -> float:

@@ -15,19 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import networks
 import optax
 import side_by_side
 from filter import QUANTILE, by_layer_with, jnp_quantile
 
 from zsharp_jax import init_state, sam, sam_step, scale_to_norm, zsharp
-from zsharp_jax.benchmark.program import plain_step
-from zsharp_jax.models import MODELS
+from zsharp_jax.benchmark.training.steps import plain_step
 
 NETWORKS = ("resnet56", "resnet110", "vgg16_bn", "vit_7_8_8_384", "vit_7_8_12_768")
 RHO = 0.05
-SIDE = 32
 # Those that the figures are about take all turns; the others are far off or for comparison.
-MAIN = ("adamw", "plain step of zsharp", "two gradients", "sam", "zsharp")
+MAIN = ("adamw", "plain step of zsharp", "sam, one pass", "two gradients", "sam", "zsharp")
 HEADER = ("step", "ms (median)", "quartiles", "turns", "over adamw", "over sam", "s to compile",
           "MB temporary")  # fmt: skip
 
@@ -63,25 +62,12 @@ def measure(
     network: str, dtype: str, batch_size: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Seconds of each turn, seconds to compile, bytes, and the bytes of one float32 gradient."""
-    model = MODELS[network](num_classes=10, dtype=jnp.dtype(dtype))
-    image_key, label_key, init_key = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.normal(image_key, (batch_size, SIDE, SIDE, 3))
-    labels = jax.random.randint(label_key, (batch_size,), 0, 10)
-    variables = jax.jit(functools.partial(model.init, train=False))(init_key, images[:1])
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-
-    def loss_fn(params, batch_stats, images, labels):
-        logits, moved = model.apply(
-            {"params": params, "batch_stats": batch_stats}, images, train=True,
-            mutable=["batch_stats"],
-        )  # fmt: skip
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses), moved.get("batch_stats", {})
-
-    running = {
-        name: Running(step, start(params), (batch_stats, images, labels))
-        for name, (start, step) in contenders(loss_fn).items()
-    }
+    training = networks.training_arrays(network, dtype, batch_size)
+    running = {}
+    for name, (start, step) in contenders(training.loss_fn).items():
+        state = start(training.params)
+        compiled = CompiledStep(step, state, training.inputs)
+        running[name] = Running(compiled, state, training.inputs)
     main = {name: running[name].run for name in MAIN}
     others = {"sam": running["sam"].run} | {
         name: each.run for name, each in running.items() if name not in MAIN
@@ -89,42 +75,53 @@ def measure(
     return {
         "seconds": side_by_side.time_in_turn(main, options.turns, float("inf")),
         "other_seconds": side_by_side.time_in_turn(others, options.other_turns, float("inf")),
-        "compile_seconds": {name: each.compile_seconds for name, each in running.items()},
-        "temporary_bytes": {name: each.temporary_bytes for name, each in running.items()},
-        "gradient_bytes": sum(4 * each.size for each in jax.tree.leaves(params)),
+        "compile_seconds": {name: each.compiled.compile_seconds for name, each in running.items()},
+        "temporary_bytes": {name: each.compiled.temporary_bytes for name, each in running.items()},
+        "gradient_bytes": sum(4 * each.size for each in jax.tree.leaves(training.params)),
     }
+
+
+class CompiledStep:
+    """A step that is compiled for the shapes of its state and inputs, or arrays like them."""
+
+    def __init__(self, step: Step, state: Any, inputs: tuple[Any, ...]) -> None:
+        started = time.perf_counter()
+        self.call = jax.jit(step, donate_argnums=0).lower(state, *inputs).compile()
+        self.compile_seconds = time.perf_counter() - started
+        self.temporary_bytes = side_by_side.temporary_bytes(self.call)
 
 
 class Running:
     """A compiled step with the state it has come to, which it takes over at each call."""
 
-    def __init__(self, step: Step, state: Any, inputs: tuple[Any, ...]) -> None:
-        started = time.perf_counter()
-        self._step = jax.jit(step, donate_argnums=0).lower(state, *inputs).compile()
-        self.compile_seconds = time.perf_counter() - started
-        self.temporary_bytes = side_by_side.temporary_bytes(self._step)
+    def __init__(self, compiled: CompiledStep, state: Any, inputs: tuple[Any, ...]) -> None:
+        self.compiled = compiled
         self._state, self._inputs = state, inputs
 
-    def run(self) -> Any:
-        self._state, told = self._step(self._state, *self._inputs)
+    def run(self, steps: int = 1) -> Any:
+        told = None
+        for _ in range(steps):
+            self._state, told = self.compiled.call(self._state, *self._inputs)
         return told
 
 
 def contenders(loss_fn: Callable[..., Any]) -> dict[str, tuple[Callable[[Any], Any], Step]]:
     """For each contender how its state starts, and its step."""
-    optimizer = optax.adamw(1e-3, weight_decay=5e-5)
+    optimizer = networks.OPTIMIZER
     sorted_filter = optax.chain(optax.stateless(filter_by_sorting), scale_to_norm(RHO))
 
     never = optax.constant_schedule(0.0)
 
-    def sharp(ascent, **options):
-        start = functools.partial(init_state, optimizer=optimizer, ascent=ascent)
-        return start, sam_step(loss_fn, optimizer, ascent, has_aux=True, **options)
+    def sharp(ascent, one_pass=False, **options):
+        start = functools.partial(init_state, optimizer=optimizer, ascent=ascent, one_pass=one_pass)
+        options |= {"has_aux": True, "one_pass": one_pass}
+        return start, sam_step(loss_fn, optimizer, ascent, **options)
 
     bare = functools.partial(init_state, optimizer=optimizer, ascent=optax.identity())
     return {
         "adamw": (bare, plain_step(loss_fn, optimizer)),
         "plain step of zsharp": sharp(zsharp(never, QUANTILE), plain_if_zero=True),
+        "sam, one pass": sharp(sam(RHO), one_pass=True),
         "two gradients": (bare, two_gradients(loss_fn, optimizer)),
         "sam": sharp(sam(RHO)),
         "zsharp": sharp(zsharp(RHO, QUANTILE)),

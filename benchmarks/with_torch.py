@@ -3,7 +3,9 @@
 Tensors share the memory of JAX's arrays: nothing is copied while the clock runs.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
@@ -11,6 +13,20 @@ import torch  # pyright: ignore[reportMissingImports]
 QUANTILE = 0.95
 
 
+def finished(keep: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+    """Waits for a GPU, which PyTorch's functions do not."""
+
+    @functools.wraps(keep)
+    def kept_and_waited(gradients):
+        kept = keep(gradients)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return kept
+
+    return kept_and_waited
+
+
+@finished
 def torch_quantile(gradients: list[Any]) -> list[Any]:
     """The formula of the authors' code, with the population standard deviation."""
 
@@ -21,6 +37,7 @@ def torch_quantile(gradients: list[Any]) -> list[Any]:
     return [keep(torch.from_dlpack(gradient)) for gradient in gradients]
 
 
+@finished
 def torch_kthvalue(gradients: list[Any]) -> list[Any]:
     """The cheapest that PyTorch offers: one order statistic of the deviations."""
 
@@ -33,6 +50,7 @@ def torch_kthvalue(gradients: list[Any]) -> list[Any]:
     return [keep(torch.from_dlpack(gradient)) for gradient in gradients]
 
 
+@finished
 def torch_quantile_over_all(gradients: list[Any]) -> list[Any]:
     tensors = [torch.from_dlpack(gradient) for gradient in gradients]
     zscores = [_zscores(tensor) for tensor in tensors]

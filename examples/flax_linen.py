@@ -6,11 +6,15 @@ the clean pass, so they move once per step. `TrainState.apply_gradients` fits: i
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax.training.train_state import TrainState
+
+try:
+    import flax.linen as nn
+    from flax.training.train_state import TrainState
+except ModuleNotFoundError:
+    raise SystemExit('Flax is missing: pip install -e ".[examples]"') from None
 
 from zsharp_jax import sharp_value_and_grad, zsharp
 
@@ -79,7 +83,7 @@ def main(steps=60):
     for i in range(steps):
         state, info = step(state, images, labels)
         if i % 20 == 0 or i == steps - 1:
-            print(f"step {i}: loss {info.loss:.4f}, ‖ε‖ {info.perturbation_norm:.4f}")
+            print(f"step {i}: loss {info.loss:.4f}, |eps| {info.perturbation_norm:.4f}")
 
     test_images, test_labels = stripes(jax.random.key(3), 256)
     variables = {"params": state.params, "batch_stats": state.batch_stats}

@@ -7,7 +7,11 @@ BatchNorm moves once per step, and both passes draw the same dropout mask.
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
+
+try:
+    from flax import nnx
+except ModuleNotFoundError:
+    raise SystemExit('Flax is missing: pip install -e ".[examples]"') from None
 
 from zsharp_jax import init_state, sam_step, zsharp
 
@@ -48,7 +52,7 @@ def main(steps=100):
         state, info = step(state, rest, inputs, labels)
         rest = info.aux
         if i % 25 == 0 or i == steps - 1:
-            print(f"step {i}: loss {info.loss:.4f}, ‖ε‖ {info.perturbation_norm:.4f}")
+            print(f"step {i}: loss {info.loss:.4f}, |eps| {info.perturbation_norm:.4f}")
 
     model = nnx.merge(graphdef, state.params, rest)
     model.eval()

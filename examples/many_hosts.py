@@ -18,7 +18,6 @@ import sys
 import threading
 import traceback
 
-import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +25,12 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+try:
+    import flax.serialization
+    import grain
+except ModuleNotFoundError:
+    raise SystemExit('Flax or Grain is missing: pip install -e ".[hosts]"') from None
 
 from zsharp_jax import init_state, sam_step, zsharp
 
@@ -47,8 +52,6 @@ class Rows:
 
 def own_parts(first, last):
     """This host's rows of the batches from `first` up to `last`: of n hosts, every n-th row."""
-    import grain
-
     rows = grain.MapDataset.source(Rows()).seed(0).shuffle().repeat()
     own_rows = rows[jax.process_index() :: jax.process_count()]
     batches = own_rows.batch(BATCH // jax.process_count())[first:last]
@@ -107,7 +110,9 @@ def train(out, steps, checkpoint_every, resume):
             if is_writer:
                 # A state that is split over the hosts needs Orbax, where each writes its own.
                 write(checkpoint, flax.serialization.to_bytes(jax.device_get(state)))
-                print(f"step {done}: loss {loss:.4f}, ‖ε‖ {info.perturbation_norm:.4f}", flush=True)
+                print(
+                    f"step {done}: loss {loss:.4f}, |eps| {info.perturbation_norm:.4f}", flush=True
+                )
         if stops:
             break
     done = int(state.step)

@@ -8,12 +8,16 @@ device would take its own instead (m-sharpness).
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import jax_utils
-from flax.training.train_state import TrainState
+
+try:
+    import flax.linen as nn
+    from flax import jax_utils
+    from flax.training.train_state import TrainState
+except ModuleNotFoundError:
+    raise SystemExit('Flax is missing: pip install -e ".[examples]"') from None
 
 from zsharp_jax import sharp_value_and_grad, zsharp
 
@@ -72,7 +76,7 @@ def main(steps=100):
     for i in range(steps):
         state, info = step(state, points, labels)
         if i % 25 == 0 or i == steps - 1:
-            print(f"step {i}: loss {info.loss[0]:.4f}, ‖ε‖ {info.perturbation_norm[0]:.4f}")
+            print(f"step {i}: loss {info.loss[0]:.4f}, |eps| {info.perturbation_norm[0]:.4f}")
 
     state = jax_utils.unreplicate(state)
     test_points, test_labels = quadrants(jax.random.key(2), 512)

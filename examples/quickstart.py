@@ -27,7 +27,7 @@ def main(steps=300):
     for i in range(steps):
         state, info = step(state, inputs, targets)
         if i % 100 == 0 or i == steps - 1:
-            print(f"step {i}: loss {info.loss:.4f}, at w + ε {info.sharp_loss:.4f}")
+            print(f"step {i}: loss {info.loss:.4f}, at w + eps {info.sharp_loss:.4f}")
     return float(loss_fn(state.params, inputs, targets))
 
 

@@ -9,6 +9,19 @@ def keep_mask(gradient, quantile):
     return deviation > np.quantile(deviation, quantile)
 
 
+def magnitude_mask(gradient, quantile):
+    """Which entries are strictly above the quantile in size, in float64."""
+    magnitude = np.abs(np.float64(gradient))
+    return magnitude > np.quantile(magnitude, quantile)
+
+
+def global_magnitude_masks(gradients, quantile):
+    """The same with one quantile over the entries of all tensors."""
+    magnitudes = [np.abs(np.float64(gradient)) for gradient in gradients]
+    threshold = np.quantile(np.concatenate([each.ravel() for each in magnitudes]), quantile)
+    return [magnitude > threshold for magnitude in magnitudes]
+
+
 def global_keep_masks(gradients, quantile):
     """The same with one quantile over the |z-scores| of all tensors; a constant one has z = 0."""
     zscores = []

@@ -1,5 +1,8 @@
 """Laws of every ascent, and the formula of each against NumPy."""
 
+import functools
+
+import ascents
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,17 @@ import oracles
 import pytest
 from flax import nnx
 
-from zsharp_jax import asam, friendly_sam, sam, scale_to_norm, zsharp, zsharp_reference
+from zsharp_jax import (
+    asam,
+    friendly_sam,
+    masked_ascent,
+    sam,
+    scale_to_norm,
+    unified_sam,
+    vasso,
+    zsharp,
+    zsharp_reference,
+)
 
 RNG = np.random.default_rng(0)
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (24, 10), "bias": (8,), "scale": ()}
@@ -21,44 +34,50 @@ def random_tree(scale=1.0, dtype=np.float32):
 
 GRADIENTS, PARAMS = random_tree(), random_tree()
 
-ASCENTS = {
-    "sam": sam,
-    "asam": asam,
-    "friendly_sam": friendly_sam,
-    "zsharp": zsharp,
+VARIANTS = {
+    **ascents.ASCENTS,
     "zsharp layer norm": lambda rho: zsharp(rho, norm_scope="layer"),
     "zsharp global percentile": lambda rho: zsharp(rho, percentile_scope="global"),
     "zsharp all tensors": lambda rho: zsharp(rho, min_ndim=0),
-    "zsharp_reference": zsharp_reference,
-    "scale_to_norm": scale_to_norm,
     "scale_to_norm by layer": lambda rho: scale_to_norm(rho, scope="layer"),
 }
 NORMALISED_GLOBALLY = [
     "sam",
     "friendly_sam",
+    "vasso",
     "zsharp",
     "zsharp global percentile",
     "zsharp all tensors",
-    "scale_to_norm",
 ]
-every_ascent = pytest.mark.parametrize("name", ASCENTS)
+every_ascent = pytest.mark.parametrize("name", VARIANTS)
+
+
+@functools.cache
+def program(name):
+    """One program for all values of rho, and for all gradients of a dtype."""
+    return jax.jit(lambda rho, *given: VARIANTS[name](rho).update(*given))
+
+
+def along(name, rho, gradients, params=PARAMS):
+    state = VARIANTS[name](rho).init(params)
+    return program(name)(rho, gradients, state, params)[0]
 
 
 def perturbation(ascent, gradients, params=PARAMS):
-    return jax.jit(ascent.update)(gradients, ascent.init(params), params)[0]
+    return ascent.update(gradients, ascent.init(params), params)[0]
 
 
 @pytest.mark.parametrize("rho", [0.05, 3.0])
 @pytest.mark.parametrize("name", NORMALISED_GLOBALLY)
 def test_the_perturbation_has_length_rho(name, rho):
-    length = oracles.norm(jax.tree.leaves(perturbation(ASCENTS[name](rho), GRADIENTS)))
+    length = oracles.norm(jax.tree.leaves(along(name, rho, GRADIENTS)))
     np.testing.assert_allclose(length, rho, rtol=1e-5)
 
 
 @every_ascent
 def test_a_zero_gradient_gives_a_zero_perturbation(name):
     zeros = optax.tree.zeros_like(GRADIENTS)
-    chex.assert_trees_all_equal(perturbation(ASCENTS[name](0.05), zeros), zeros)
+    chex.assert_trees_all_equal(along(name, 0.05, zeros), zeros)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -66,7 +85,7 @@ def test_a_zero_gradient_gives_a_zero_perturbation(name):
 def test_a_gradient_that_is_not_finite_shows_in_the_perturbation(name, bad):
     gradients = {**GRADIENTS, "dense": GRADIENTS["dense"].copy()}
     gradients["dense"][1, 2] = bad
-    found = perturbation(ASCENTS[name](0.05), gradients)
+    found = along(name, 0.05, gradients)
     assert not np.isfinite(oracles.norm(jax.tree.leaves(found)))
 
 
@@ -88,14 +107,14 @@ def test_delta_is_that_of_its_source(make, delta):
 @every_ascent
 def test_a_zero_rho_gives_a_zero_perturbation(name):
     zeros = optax.tree.zeros_like(GRADIENTS)
-    chex.assert_trees_all_equal(perturbation(ASCENTS[name](0.0), GRADIENTS), zeros)
+    chex.assert_trees_all_equal(along(name, 0.0, GRADIENTS), zeros)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @every_ascent
 def test_structure_and_dtype_are_those_of_the_gradient(name, dtype):
     gradients, params = random_tree(dtype=dtype), random_tree(dtype=dtype)
-    found = perturbation(ASCENTS[name](0.05), gradients, params)
+    found = along(name, 0.05, gradients, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, gradients)
 
 
@@ -104,10 +123,10 @@ def test_structure_and_dtype_are_those_of_the_gradient(name, dtype):
 def test_float16_gradients_neither_overflow_nor_vanish(name, scale):
     gradients = random_tree(scale, np.float16)
     exact = {leaf_name: leaf.astype(np.float32) for leaf_name, leaf in gradients.items()}
-    found = perturbation(ASCENTS[name](0.05), gradients)
+    found = along(name, 0.05, gradients)
     chex.assert_trees_all_close(
         jax.tree.map(np.float32, found),
-        perturbation(ASCENTS[name](0.05), exact),
+        along(name, 0.05, exact),
         rtol=2e-3,
         atol=1e-6,
     )
@@ -115,7 +134,7 @@ def test_float16_gradients_neither_overflow_nor_vanish(name, scale):
 
 @every_ascent
 def test_the_state_keeps_its_shape_and_nothing_compiles_twice(name):
-    ascent = ASCENTS[name](0.05)
+    ascent = VARIANTS[name](0.05)
     chex.clear_trace_counter()
     update = jax.jit(chex.assert_max_traces(ascent.update, n=1))
     state = ascent.init(PARAMS)
@@ -128,21 +147,21 @@ def test_the_state_keeps_its_shape_and_nothing_compiles_twice(name):
 @every_ascent
 def test_a_schedule_of_rho_counts_the_ascents(name):
     lengths = jnp.array([0.1, 0.2, 0.0, -0.5, 0.4])
-    scheduled = ASCENTS[name](lambda count: lengths[count])
+    scheduled = VARIANTS[name](lambda count: lengths[count])
     state, update = scheduled.init(PARAMS), jax.jit(scheduled.update)
-    fixed_state = ASCENTS[name](1.0).init(PARAMS)
+    fixed_state = VARIANTS[name](1.0).init(PARAMS)
     for rho in [0.1, 0.2, 0.0, 0.0, 0.4]:  # a negative length counts as 0
         gradients = random_tree()
         found, state = update(gradients, state, PARAMS)
-        expected, fixed_state = ASCENTS[name](rho).update(gradients, fixed_state, PARAMS)
+        expected, fixed_state = program(name)(rho, gradients, fixed_state, PARAMS)
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @every_ascent
-@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "0.05", None])
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), None])
 def test_a_bad_rho_is_refused(name, rho):
     with pytest.raises(ValueError, match=rf"`rho` must be finite and at least 0, got {rho!r}"):
-        ASCENTS[name](rho)
+        VARIANTS[name](rho)
 
 
 @pytest.mark.parametrize("rho", [1, np.float32(1), jnp.asarray(1), jnp.asarray(1, jnp.bfloat16)])
@@ -158,7 +177,8 @@ def test_every_kind_of_number_is_a_rho(rho):
         (lambda: asam(0.5, eta=-1.0), "`eta` must be finite and at least 0, got -1.0"),
         (lambda: friendly_sam(0.1, sigma=-1), "`sigma` must be finite and at least 0, got -1"),
         (lambda: friendly_sam(0.1, decay=1.5), r"`decay` must lie in \[0, 1\], got 1.5"),
-        (lambda: friendly_sam(0.1, decay=-1), r"`decay` must lie in \[0, 1\], got -1"),
+        (lambda: unified_sam(0.1, mix=1.5), r"`mix` must lie in \[0, 1\], got 1.5"),
+        (lambda: vasso(0.1, theta=-1), r"`theta` must lie in \[0, 1\], got -1"),
         (lambda: scale_to_norm(0.1, scope="leaf"), '`scope` must be "global" or "layer", got'),
         (lambda: scale_to_norm(0.1, delta=-1e-8), "`delta` must be finite and at least 0"),
         (lambda: zsharp(0.1, 1.0), r"`quantile` must lie in \[0, 1\), got 1.0"),
@@ -270,6 +290,79 @@ def test_friendly_sam_subtracts_the_running_mean():
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_unified_sam_is_the_papers_formula_and_sam_where_all_is_normalised():
+    norm = oracles.norm(GRADIENTS.values())
+    found = perturbation(unified_sam(0.5, mix=0.3), GRADIENTS)
+    expected = {name: 0.5 * (0.7 + 0.3 / norm) * g for name, g in GRADIENTS.items()}
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+    found = perturbation(unified_sam(0.5, mix=1), GRADIENTS)
+    chex.assert_trees_all_equal(found, perturbation(sam(0.5), GRADIENTS))
+
+
+def test_a_schedule_of_the_mix():
+    ascent = unified_sam(0.5, mix=lambda count: jnp.array([1.0, 0.0])[count])
+    state = ascent.init(PARAMS)
+    first, state = ascent.update(GRADIENTS, state)
+    second, _ = ascent.update(GRADIENTS, state)
+    chex.assert_trees_all_equal(first, perturbation(sam(0.5), GRADIENTS))
+    chex.assert_trees_all_close(second, jax.tree.map(lambda g: 0.5 * g, GRADIENTS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("theta", [0.4, 1.0])
+def test_vasso_follows_the_running_mean(theta):
+    ascent, mean = vasso(0.05, theta), None
+    state = ascent.init(PARAMS)
+    for _ in range(4):
+        gradients = random_tree()
+        found, state = ascent.update(gradients, state)
+        mean = mean or gradients
+        mean = jax.tree.map(lambda d, g: (1 - theta) * d + theta * g, mean, gradients)
+        length = oracles.norm(mean.values())
+        expected = {name: 0.05 * leaf / length for name, leaf in mean.items()}
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+    if theta == 1:
+        chex.assert_trees_all_equal(found, perturbation(sam(0.05), gradients))
+
+
+def test_asam_adapts_where_it_is_told_to():
+    params = [jnp.array([[5.0]]), jnp.array([5.0])]
+    ones = jax.tree.map(jnp.ones_like, params)
+    for adaptive in ([True, False], lambda p: jax.tree.map(lambda leaf: leaf.ndim > 1, p)):
+        kernel, bias = perturbation(asam(1.0, eta=0.0, adaptive=adaptive), ones, params)
+        np.testing.assert_allclose(kernel[0, 0] / bias[0], 25.0, rtol=1e-5)
+
+
+@every_ascent
+def test_strict_promotion_and_shapes_in_place_of_parameters(name):
+    gradients = {**GRADIENTS, "narrow": jnp.ones((4, 4), jnp.bfloat16).at[0, 0].set(3)}
+    frozen = {**gradients, "table": jnp.ones(3, jnp.float8_e4m3fn)}
+    ascent = VARIANTS[name](0.05)
+    masked = masked_ascent(ascent, {**dict.fromkeys(gradients, True), "table": False})
+
+    @jax.jit
+    def both(gradients, frozen):
+        state = ascent.init(jax.eval_shape(lambda: gradients))
+        alone, _ = ascent.update(gradients, state, gradients)
+        return alone, masked.update(frozen, masked.init(frozen), frozen)[0]
+
+    with jax.numpy_dtype_promotion("strict"):
+        alone, found = both(gradients, frozen)
+    assert np.all(found.pop("table") == 0)
+    chex.assert_trees_all_close(found, alone, rtol=1e-6)
+
+
+@every_ascent
+def test_a_derivative_through_a_gradient_of_zero_is_finite(name):
+    def length_of(scale):
+        gradients = {"kernel": scale * PARAMS["dense"], "other": 0 * scale * PARAMS["conv"]}
+        found = perturbation(VARIANTS[name](0.05), gradients, gradients)
+        return sum(jnp.sum(leaf) for leaf in found.values())
+
+    derivative = jax.jit(jax.grad(length_of))
+    for scale in (0.0, 1.0):
+        assert np.isfinite(derivative(scale))
+
+
 def test_the_running_mean_keeps_its_dtype():
     with jax.enable_x64(True):
         ascent = friendly_sam(0.05, decay=np.float64(0.9))
@@ -279,7 +372,7 @@ def test_the_running_mean_keeps_its_dtype():
 
 
 def test_trees_without_leaves_and_with_none_leaves():
-    for name, make in ASCENTS.items():
+    for name, make in VARIANTS.items():
         ascent = make(0.05)
         assert perturbation(ascent, {}, {}) == {}, name
         tree = {"a": None, "b": jnp.ones((2, 2))}

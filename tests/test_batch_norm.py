@@ -13,7 +13,6 @@ from zsharp_jax import sharp_value_and_grad, zsharp
 
 INPUTS = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
 ASCENT = zsharp(0.1, 0.5)
-pytestmark = pytest.mark.usefixtures("sums_of_several_devices")
 
 
 class Network(nn.Module):

@@ -1,5 +1,7 @@
 """Eight devices take the step that one takes, and never gather a tensor to filter it."""
 
+import contextlib
+import functools
 import math
 import re
 
@@ -33,7 +35,7 @@ ASCENTS = {
     "zsharp_reference": zsharp_reference(0.1, 0.8),
 }
 OPTIMIZER = optax.adamw(1e-2)
-pytestmark = pytest.mark.usefixtures("sums_of_several_devices")
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def assert_shardings(tree, shardings):
     jax.tree.map(assert_sharding, tree, shardings)
 
 
-@pytest.mark.parametrize("place", [replicated, fully_sharded, sharded_on_two_axes])
+@pytest.mark.parametrize("place", [slow(replicated), fully_sharded, slow(sharded_on_two_axes)])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
 def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
     alone = init_state(network_params(), OPTIMIZER, ascent)
@@ -120,17 +122,38 @@ def test_a_batch_in_parts_takes_the_same_step_on_a_mesh(mesh, options):
     chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("where", ["state", "batch"])
-def test_a_mesh_with_explicit_axes_is_refused_with_a_way_out(where):
-    explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-    ascent, params, batch = ASCENTS["zsharp"], network_params(), BATCH
-    if where == "state":
-        params = replicated(explicit, params)
-    else:
-        batch = jax.device_put(batch, NamedSharding(explicit, P("data")))
-    state = init_state(params, OPTIMIZER, ascent)
-    with pytest.raises(ValueError, match=r"explicit axes \('data',\).*AxisType.Auto"):
-        sam_step(network_loss, OPTIMIZER, ascent)(state, *batch)
+def gathered_loss(params, *batch):
+    """Right under explicit axes: weights that are split come together before they are used."""
+    whole = jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, P()), params)
+    return network_loss(whole, *batch)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("friendly_sam", {}),
+        ("friendly_sam", {"microbatches": 16}),
+        ("friendly_sam", {"groups": 8}),
+        ("friendly_sam", {"groups": 4}),
+        ("zsharp", {}),
+        ("zsharp global", {"groups": 4}),
+    ],
+)
+@pytest.mark.parametrize("place", [slow(replicated), fully_sharded])
+def test_explicit_axes_take_the_step_of_one_device(place, name, options):
+    mesh, ascent = jax.make_mesh((8,), ("data",)), ASCENTS[name]
+    assert mesh.explicit_axes == ("data",)
+    alone = init_state(network_params(), OPTIMIZER, ascent)
+    alone = sam_step(network_loss, OPTIMIZER, ascent, **options)(alone, *BATCH)
+    with contextlib.nullcontext() if place is replicated else jax.set_mesh(mesh):
+        state = init_state(place(mesh, network_params()), OPTIMIZER, ascent)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        loss_fn = network_loss if place is replicated else gathered_loss
+        step = sam_step(loss_fn, OPTIMIZER, ascent, plain_if_zero=True, **options)
+        batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
+        together = step(state, *batch)
+    chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
+    assert_shardings(together[0], shardings)
 
 
 @pytest.mark.parametrize("index", [0, 3])
@@ -177,7 +200,7 @@ def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, s
     chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(alone))
 
 
-@pytest.mark.parametrize("place", [fully_sharded, sharded_on_two_axes])
+@pytest.mark.parametrize("place", [fully_sharded, slow(sharded_on_two_axes)])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
 def test_an_ascent_along_sharded_tensors_gathers_and_sorts_nothing(mesh, ascent, place):
     shapes = {"first": (248, 64), "second": (64, 32), "bias": (32,)}

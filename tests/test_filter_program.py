@@ -56,20 +56,12 @@ def entries(shape):
     return max((math.prod(map(int, filter(None, each.split(",")))) for each in sides), default=0)
 
 
-@pytest.mark.parametrize("scope, sums", [("layer", 1), ("global", 2)])
-def test_passes_over_a_gradient(scope, sums):
+@pytest.mark.parametrize("scope, reads", [("layer", 3), ("global", 5)])
+def test_passes_over_a_gradient(scope, reads):
+    """The mean and the counts, each in a loop, for z-scores two for the std, and the cut."""
     program = program_of(zscore_filter(0.95, scope=scope), jnp.zeros(SHAPE))
-    passes = passes_over_memory(program, math.prod(SHAPE))
-    entry = next(name for name in passes if re.search(rf"ENTRY %?{re.escape(name)} ", program))
-    # The largest entry, a rough mean, and the cut, which alone writes.
-    assert passes.pop(entry) == (3, 1)
-    # The mean (and the std), and in the loop the counts: one pass each, by one of two branches.
-    # The branch of tiny layers may write down a lifted copy.
-    plain = [each for each in passes.values() if each == (1, 0)]
-    lifting = [each for each in passes.values() if each != (1, 0)]
-    assert len(plain) + len(lifting) == 2 * (sums + 1)
-    assert len(plain) >= sums + 1
-    assert all(reads <= 2 and writes <= 1 for reads, writes in lifting)
+    passes = passes_over_memory(program, math.prod(SHAPE)).values()
+    assert [sum(each) for each in zip(*passes, strict=True)] == [reads, 1]
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -79,7 +71,7 @@ def test_passes_do_not_grow_with_the_number_of_layers(scope):
         program = program_of(zscore_filter(0.95, scope=scope), [jnp.zeros((64, 32))] * layers)
         passes = passes_over_memory(program, layers * 64 * 32).values()  # over all at once
         reads.append(sum(each for each, _ in passes))
-    assert reads[0] == reads[1] > 3
+    assert reads[0] == reads[1] > 0
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

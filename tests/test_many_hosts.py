@@ -102,6 +102,7 @@ def stopped_after(process, code=0):
     return int(told[1]) if told else None
 
 
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(start, tmp_path):
     processes = start_two(start, [tmp_path / "two"] * 2, "--steps", 100)
     loss = run_here(tmp_path / "one", "--steps", 100)
@@ -113,6 +114,7 @@ def test_two_processes_end_where_one_does(start, tmp_path):
     assert json.loads((tmp_path / "two" / "result.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_dies_the_other_stops_and_one_alone_goes_on(start, tmp_path, victim):
     processes = start_two(start, [tmp_path] * 2, *ENDLESS)
@@ -129,6 +131,7 @@ def test_where_one_dies_the_other_stops_and_one_alone_goes_on(start, tmp_path, v
     assert_resumed_ends_as_unbroken(tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_stops_both_after_the_same_step(start, tmp_path):
     first, other = tmp_path / "first", tmp_path / "other"
     processes = start_two(start, [first, tmp_path], *ENDLESS)
@@ -147,6 +150,7 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(start, tmp_path):
     assert_resumed_ends_as_unbroken(first)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_process_that_is_alone(start, tmp_path):
     process = start(tmp_path, *ENDLESS)
     wait_for(tmp_path / "checkpoint.msgpack", process)

@@ -1,5 +1,7 @@
 """Inside `pmap`, `shard_map` and `vmap`, with the axis named: the step of the whole batch."""
 
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from zsharp_jax import (
     init_state,
     mean_value_and_grad,
     periodic_rho,
+    sam,
     sam_step,
     sharp_value_and_grad,
     zsharp,
@@ -22,7 +25,6 @@ from zsharp_jax import (
 
 ASCENTS = {"zsharp": zsharp(0.1, 0.8), "friendly_sam": friendly_sam(0.1)}
 OPTIMIZER = optax.adamw(1e-2)
-pytestmark = pytest.mark.usefixtures("sums_of_several_devices")
 
 
 def assert_close(found, expected):
@@ -40,8 +42,8 @@ def per_device(array):
     return array.reshape(8, -1, *array.shape[1:])
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("groups", [1, 8, 16])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
 def test_a_shard_map_takes_the_step_of_one_device(ascent, groups, check_vma):
     params, state = network_params(), ascent.init(network_params())
@@ -51,7 +53,7 @@ def test_a_shard_map_takes_the_step_of_one_device(ascent, groups, check_vma):
     assert_close(together(params, state, *BATCH), alone(params, state, *BATCH))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_training_step_in_microbatches_in_a_shard_map(check_vma):
     ascent = ASCENTS["zsharp"]
     options = {"has_aux": True, "batch_argnums": (2, 3), "microbatches": 2}
@@ -70,7 +72,7 @@ def test_a_training_step_in_microbatches_in_a_shard_map(check_vma):
         statistics = results[1][1].aux
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, 16])
 def test_plain_steps_in_a_shard_map(groups, check_vma):
     ascent = zsharp(periodic_rho(0.1, every=2, start=1))
@@ -114,7 +116,7 @@ def test_a_vmap_over_parts_takes_the_step_of_the_batch():
     assert_close(found, sharp_value_and_grad(network_loss, ascent)(params, state, *BATCH))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_a_batch_over_two_axes(groups, check_vma):
     ascent, params = ASCENTS["zsharp"], network_params()
@@ -158,7 +160,7 @@ def test_counters_stay_what_they_are_and_statistics_are_averaged():
     assert np.all(counter == 4) and np.all(mean == 7.5)
 
 
-@pytest.mark.parametrize("groups", [1, 8, 16])
+@pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow), 16])
 def test_what_an_ascent_keeps_is_the_same_on_all_devices_where_one_is_not_finite(groups):
     ascent, params = friendly_sam(0.1), network_params()
     ascend = sharp_value_and_grad(
@@ -174,3 +176,15 @@ def test_what_an_ascent_keeps_is_the_same_on_all_devices_where_one_is_not_finite
     assert not np.any(np.isfinite(info.perturbation_norm))
     everywhere = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (8, *leaf.shape)), state)
     chex.assert_trees_all_equal(jax.device_get(kept), jax.device_get(everywhere))
+
+
+def test_a_vmap_over_batches_warns_of_no_memory_that_it_cannot_take_over():
+    step = sam_step(lambda w, x: jnp.sum((w - x) ** 2), optax.sgd(0.1), sam(0.1))
+    state, batches = (
+        init_state(jnp.ones(3), optax.sgd(0.1), sam(0.1)),
+        jnp.ones((2, 3)).at[0].set(0),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        states, _ = jax.vmap(step, in_axes=(None, 0))(state, batches)
+    np.testing.assert_allclose(states.params[0], step(state, batches[0])[0].params)

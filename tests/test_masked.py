@@ -60,8 +60,6 @@ def test_frozen_layers_neither_move_nor_are_perturbed_in_a_step():
 
 
 def test_a_mask_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="other"):
-        masked_ascent(sam(0.1), {"other": True}).init(network_params())
-    for mask in ({"hidden": "yes", "head": False}, {"hidden": 1, "head": 0}):
-        with pytest.raises(ValueError, match="`mask` must be a tree of bools, got"):
+    for mask in ({"other": True}, {"hidden": "yes", "head": False}, {"hidden": 1, "head": 0}):
+        with pytest.raises(ValueError, match="`mask` must be one value, a tree of bools"):
             masked_ascent(sam(0.1), mask).init(network_params())

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and what is kept in it tells of nothing but itself."""
+"""The notebooks run from top to bottom, and what is kept in them tells of nothing but itself."""
 
 import getpass
 import json
@@ -9,12 +9,23 @@ import nbclient
 import nbformat
 import pytest
 
-PATH = pathlib.Path(__file__).parents[1] / "notebooks" / "what_zsharp_keeps.ipynb"
+FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+# How many pictures each of them has.
+PICTURES = {"what_zsharp_keeps": 4, "convergence": 5, "loss_landscape": 3}
+
+
+@pytest.fixture(params=PICTURES)
+def path(request):
+    return FOLDER / f"{request.param}.ipynb"
 
 
 @pytest.fixture
-def notebook():
-    return nbformat.read(PATH, as_version=4)
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_every_notebook_is_tested():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(PICTURES)
 
 
 def code_cells(notebook):
@@ -29,6 +40,7 @@ def kinds(notebook):
     ]
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom_and_gives_what_is_kept_in_it(notebook, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))  # not the settings of who runs the tests
@@ -45,16 +57,17 @@ def test_it_runs_from_top_to_bottom_and_gives_what_is_kept_in_it(notebook, tmp_p
     assert kinds(notebook) == kept
 
 
-def test_its_outputs_are_kept(notebook):
+def test_its_outputs_are_kept(path, notebook):
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [kind for of_cell in kinds(notebook) for kind in of_cell]
-    assert outputs.count(["image/png", "text/plain"]) == 4 and outputs.count("stdout") == 3
-    assert len(outputs) == 7  # so nothing on stderr, and no error
+    pictures = outputs.count(["image/png", "text/plain"])
+    assert pictures == PICTURES[path.stem]
+    assert pictures + outputs.count("stdout") == len(outputs)  # so nothing on stderr, and no error
 
 
-def test_no_warning_and_nothing_of_the_machine_is_kept():
-    text = PATH.read_text()
+def test_no_warning_and_nothing_of_the_machine_is_kept(path):
+    text = path.read_text()
     assert len(text) < 1_000_000
     notebook = json.loads(text)
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
@@ -65,6 +78,11 @@ def test_no_warning_and_nothing_of_the_machine_is_kept():
     text = json.dumps(notebook).lower()
     for word in ["warning", "traceback", "/home/", "/root", "/tmp", "/users/", "site-packages"]:
         assert word not in text
-    assert str(PATH.parents[1]).lower() not in text
+    assert str(FOLDER.parent).lower() not in text
     user = re.escape(getpass.getuser().lower())
     assert not re.search(rf"\b{user}\b", json.dumps(outputs).lower())
+
+
+def test_it_uses_public_names_only(notebook):
+    for line in "\n".join(cell.source for cell in code_cells(notebook)).splitlines():
+        assert "zsharp_jax.benchmark" not in line and "zsharp_jax._" not in line, line

@@ -14,6 +14,7 @@ from problems import BATCH, network_loss, network_params
 from zsharp_jax import (
     friendly_sam,
     init_state,
+    periodic_rho,
     sam,
     sam_step,
     sharp_value_and_grad,
@@ -103,6 +104,47 @@ def test_multi_steps_around_is_the_big_batch_where_grad_fn_covers_it():
     chex.assert_trees_all_close(
         optax.apply_updates(params, updates), expected.params, rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("plain_if_zero", [False, True])
+def test_the_state_of_sharpness_aware_tells_both_norms_and_the_loss_at_the_perturbed_point(
+    plain_if_zero,
+):
+    """As `sam_step` does, through wrappers; a plain step has one loss."""
+    value_and_grad, params = jax.value_and_grad(network_loss), network_params()
+    ascent = zsharp(periodic_rho(0.3, every=2), 0.5)
+    options = {"has_value": True, "plain_if_zero": plain_if_zero}
+    tx = optax.chain(sharpness_aware(optax.sgd(0.0), ascent, **options), optax.identity())
+    state = tx.init(params)
+    assert optax.tree.get(state, "perturbation_norm") == 0
+
+    @jax.jit
+    def update(params, state):
+        loss, gradients = value_and_grad(params, *BATCH)
+        grad_fn = functools.partial(value_and_grad, inputs=BATCH[0], targets=BATCH[1])
+        _, state = tx.update(gradients, state, params, grad_fn=grad_fn, value=loss)
+        return state
+
+    step = sam_step(network_loss, optax.sgd(0.0), ascent)
+    expected = init_state(params, optax.sgd(0.0), ascent)
+    for _ in range(2):
+        before, state = state, update(params, state)
+        expected, info = step(expected, *BATCH)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, before)
+        for name in ("gradient_norm", "perturbation_norm", "sharp_loss"):
+            found = optax.tree.get(state, name)
+            np.testing.assert_allclose(found, getattr(info, name), rtol=1e-5, err_msg=name)
+
+
+def test_a_loss_that_is_missing_is_named():
+    tx, w = sharpness_aware(optax.sgd(0.1), sam(0.05), has_value=True), jnp.ones(3)
+    with pytest.raises(
+        ValueError, match=r"must return `\(loss, gradients\)` with `has_value=True`"
+    ):
+        tx.update(w, tx.init(w), w, grad_fn=lambda w: w)
+    tx = sharpness_aware(optax.sgd(0.1), sam(0.05), has_value=True, plain_if_zero=True)
+    with pytest.raises(ValueError, match="needs `value`, the loss at w"):
+        tx.update(w, tx.init(w), w, grad_fn=lambda w: (jnp.sum(w), w))
 
 
 def test_apply_if_finite_around_skips_a_bad_step_and_recovers():

@@ -8,7 +8,7 @@ import optax
 import pytest
 from problems import BATCH, moving_statistics_loss, network_loss, network_params
 
-from zsharp_jax import friendly_sam, init_state, sam_step, zsharp
+from zsharp_jax import friendly_sam, init_state, sam, sam_step
 
 BAD_BATCHES = {
     "NaN": (np.full_like(BATCH[0], np.nan), BATCH[1]),
@@ -49,7 +49,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_counted(batch):
 
 
 def test_a_sharp_pass_that_is_not_finite_is_skipped_too():
-    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    optimizer, ascent = optax.sgd(0.1), sam(0.1)
     step = sam_step(loss_that_breaks_when_perturbed, optimizer, ascent, skip_nonfinite=True)
     start = jnp.ones((2, 2))
     state, info = step(init_state(start, optimizer, ascent), start)
@@ -59,7 +59,7 @@ def test_a_sharp_pass_that_is_not_finite_is_skipped_too():
 
 
 def test_finite_steps_are_those_without_skipping():
-    optimizer, ascent = optax.adamw(1e-2), zsharp(0.1)
+    optimizer, ascent = optax.adamw(1e-2), sam(0.1)
     states = []
     for skip in (False, True):
         step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=skip)
@@ -72,7 +72,7 @@ def test_finite_steps_are_those_without_skipping():
 
 
 def test_statistics_are_kept_with_what_the_step_tells():
-    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    optimizer, ascent = optax.sgd(0.1), sam(0.1)
     step = sam_step(moving_statistics_loss, optimizer, ascent, has_aux=True, skip_nonfinite=True)
     state, statistics = init_state(network_params(), optimizer, ascent), jnp.array(2.0)
     for batch in (BATCH, BAD_BATCHES["NaN"], BATCH):
@@ -87,7 +87,7 @@ def test_statistics_are_kept_with_what_the_step_tells():
 
 
 def test_too_many_skips_in_a_row_end_it():
-    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    optimizer, ascent = optax.sgd(0.1), sam(0.1)
     step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=True, max_consecutive_skips=3)
     state, bad = init_state(network_params(), optimizer, ascent), BAD_BATCHES["NaN"]
     for batch in (bad, bad, BATCH, bad, bad, BATCH, BATCH, BATCH):  # never three in a row
@@ -103,7 +103,7 @@ def test_too_many_skips_in_a_row_end_it():
 
 
 def test_skips_of_one_run_do_not_end_another():
-    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    optimizer, ascent = optax.sgd(0.1), sam(0.1)
     step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=True, max_consecutive_skips=1)
     for batch in (BAD_BATCHES["NaN"], BATCH, BATCH, BATCH):
         state, _ = step(init_state(network_params(), optimizer, ascent), *batch)
@@ -111,7 +111,7 @@ def test_skips_of_one_run_do_not_end_another():
 
 
 def test_within_a_jit_of_the_users_it_counts_and_does_not_end():
-    optimizer, ascent = optax.sgd(0.1), zsharp(0.1)
+    optimizer, ascent = optax.sgd(0.1), sam(0.1)
     step = sam_step(network_loss, optimizer, ascent, skip_nonfinite=True, max_consecutive_skips=1)
 
     @jax.jit
@@ -125,4 +125,4 @@ def test_within_a_jit_of_the_users_it_counts_and_does_not_end():
 
 def test_a_bad_number_of_skips_is_refused():
     with pytest.raises(ValueError, match="`max_consecutive_skips` must be an integer of at least"):
-        sam_step(network_loss, optax.sgd(0.1), zsharp(0.1), max_consecutive_skips=0)
+        sam_step(network_loss, optax.sgd(0.1), sam(0.1), max_consecutive_skips=0)

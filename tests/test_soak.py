@@ -3,9 +3,12 @@
 import importlib.util
 import pathlib
 
+import pytest
+
 PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
+@pytest.mark.slow
 def test_neither_arrays_nor_programs_nor_memory_grow():
     spec = importlib.util.spec_from_file_location("soak", PATH)
     module = importlib.util.module_from_spec(spec)

@@ -1,23 +1,34 @@
 """Sharpness-aware minimisation with z-score gradient filtering, as Optax transformations."""
 
-from importlib.metadata import version as _version
+import ast
+import importlib
+import importlib.metadata
+import pathlib
 
-from zsharp_jax._ascent import asam as asam
-from zsharp_jax._ascent import friendly_sam as friendly_sam
-from zsharp_jax._ascent import sam as sam
-from zsharp_jax._ascent import zsharp as zsharp
-from zsharp_jax._ascent import zsharp_reference as zsharp_reference
-from zsharp_jax._filter import zscore_filter as zscore_filter
-from zsharp_jax._masked import masked_ascent as masked_ascent
-from zsharp_jax._mean_gradient import mean_value_and_grad as mean_value_and_grad
-from zsharp_jax._periodic import periodic_rho as periodic_rho
-from zsharp_jax._scale import scale_to_norm as scale_to_norm
-from zsharp_jax._sharp_gradient import SamInfo as SamInfo
-from zsharp_jax._sharp_gradient import sharp_value_and_grad as sharp_value_and_grad
-from zsharp_jax._sharpness_aware import sharpness_aware as sharpness_aware
-from zsharp_jax._skips import Skips as Skips
-from zsharp_jax._step import SamState as SamState
-from zsharp_jax._step import init_state as init_state
-from zsharp_jax._step import sam_step as sam_step
+# The public names are those that `__init__.pyi` imports, for type checkers and for us. Each is
+# imported when it is first used: `zsharp-bench --help` need not wait a second for JAX.
+_MODULES = {
+    alias.name: str(node.module)
+    for node in ast.parse(pathlib.Path(__file__).with_suffix(".pyi").read_text()).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+__all__ = sorted(_MODULES)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
-__version__ = _version("zsharp-jax")
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value = importlib.metadata.version("zsharp-jax")
+    elif _MODULES.get(name) == __name__:
+        value = importlib.import_module(f"{__name__}.{name}")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    hidden = {"ast", "importlib", "pathlib"}
+    return sorted((globals().keys() | _MODULES.keys() | {"__version__"}) - hidden)

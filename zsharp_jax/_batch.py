@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 PyTree = Any  # of arrays
 
@@ -14,25 +13,45 @@ PyTree = Any  # of arrays
 Parts = tuple[list[PyTree], Callable[[Sequence[PyTree]], list[PyTree]]]
 
 
-def in_groups(inputs: Sequence[PyTree], argnums: Collection[int] | None, groups: int) -> Parts:
-    """Neighbours together, so that of a batch spread over as many devices each holds a group."""
+def in_groups(
+    inputs: Sequence[PyTree], argnums: Collection[int] | None, groups: int, params: PyTree
+) -> Parts:
+    """Neighbours together, so that of a batch spread over as many devices each holds a group.
+
+    Not so where explicit axes of the batch split the parameters too, for each group has perturbed
+    ones of its own: then each device holds some of each group.
+    """
+    taken = set().union(*map(_explicit_axes, jax.tree.leaves(params)))
 
     def blocks(leaf):
-        return leaf.reshape(groups, -1, *leaf.shape[1:])
+        onto = (1,) if taken & _explicit_axes(leaf, 0) else (0, 1)
+        return _split_first_axis(leaf, (groups, len(leaf) // groups), onto)
 
     return _taken_apart("groups", inputs, argnums, groups, blocks)
 
 
 def in_microbatches(
-    inputs: Sequence[PyTree], argnums: Collection[int] | None, microbatches: int
+    inputs: Sequence[PyTree],
+    argnums: Collection[int] | None,
+    microbatches: int,
+    name: str = "microbatches",
 ) -> Parts:
     """Every so many-th example together, so that all devices that a batch is spread over have some
     of each part."""
 
     def strides(leaf):
-        return optax.microbatching.reshape_batch_axis(leaf, len(leaf) // microbatches)
+        sizes = (len(leaf) // microbatches, microbatches)
+        return jnp.swapaxes(_split_first_axis(leaf, sizes, onto=(0,)), 0, 1)
 
-    return _taken_apart("microbatches", inputs, argnums, microbatches, strides)
+    return _taken_apart(name, inputs, argnums, microbatches, strides)
+
+
+def every_kth(inputs: Sequence[PyTree], argnums: Collection[int] | None, k: int) -> list[PyTree]:
+    """Every k-th example, which is the first of k micro-batches, and what holds no batch whole."""
+    if k == 1:
+        return list(inputs)
+    stacks, joined = in_microbatches(inputs, argnums, k, "ascent_share")
+    return joined(jax.tree.map(lambda stack: stack[0], stacks))
 
 
 def _taken_apart(
@@ -57,6 +76,32 @@ def _taken_apart(
         return [next(own) if i in chosen else inputs[i - 1] for i in positions]
 
     return jax.tree.map(lambda leaf: split(jnp.asarray(leaf)), batch), joined
+
+
+def _split_first_axis(leaf: jax.Array, sizes: tuple[int, int], onto: Sequence[int]) -> jax.Array:
+    """The first axis as two. What it is spread over goes `onto` the first of these that it fits.
+
+    Automatic axes go by themselves; explicit ones (JAX's default) have to be told. Where none fits,
+    each device gets the whole.
+    """
+    shape = (*sizes, *leaf.shape[1:])
+    if not _explicit_axes(leaf, 0):
+        return leaf.reshape(shape)
+    sharding = jax.typeof(leaf).sharding
+    spread, *rest = sharding.spec
+    shards = len(leaf) // sharding.shard_shape(leaf.shape)[0]
+    fitting = [axis for axis in onto if sizes[axis] % shards == 0]
+    over = [spread if axis in fitting[:1] else None for axis in (0, 1)]
+    spec = jax.P(*over, *rest)
+    return jnp.reshape(leaf, shape, out_sharding=jax.NamedSharding(sharding.mesh, spec))
+
+
+def _explicit_axes(leaf: jax.Array, *axes: int) -> set[str]:
+    """The explicit axes of a mesh that a leaf is spread over, along all of its axes or some."""
+    spec = jax.typeof(leaf).sharding.spec
+    names = [spec[axis] for axis in axes or range(len(spec))]
+    each = [name if isinstance(name, tuple) else (name,) for name in names if name is not None]
+    return set().union(*each)
 
 
 def _check_batch(name: str, batch: PyTree, parts: int) -> None:

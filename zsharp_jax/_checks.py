@@ -16,6 +16,7 @@ def checked_quantile(quantile: float) -> float:
 
     It sets how many entries are kept, so it must be known when the step is traced.
     """
+    _refuse_text("quantile", quantile)
     _refuse_array("quantile", quantile)
     if not _is_real(quantile) or not 0 <= quantile < 1:
         raise ValueError(f"`quantile` must lie in [0, 1), got {quantile!r}.")
@@ -30,6 +31,7 @@ def checked_min_ndim(min_ndim: int) -> int:
 
 def checked_count(name: str, value: int, least: int = 1) -> int:
     """Returns `value` if it is a Python integer of at least `least`, else raises."""
+    _refuse_text(name, value)
     if not _is_integer(value) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
     return int(value)
@@ -56,6 +58,7 @@ def checked_nonnegative(name: str, value: Any) -> Any:
     """Returns `value` if it is a finite scalar of at least 0 (or traced), else raises."""
     if isinstance(value, Tracer):
         return value
+    _refuse_text(name, value)
     if not _is_real(value) or not math.isfinite(value) or value < 0:
         raise ValueError(f"`{name}` must be finite and at least 0, got {value!r}.")
     return value
@@ -63,9 +66,19 @@ def checked_nonnegative(name: str, value: Any) -> Any:
 
 def checked_share(name: str, value: Any) -> Any:
     """Returns `value` if it is a scalar in [0, 1] (or traced), else raises."""
+    _refuse_text(name, value)
     if not isinstance(value, Tracer) and not (_is_real(value) and 0 <= value <= 1):
         raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}.")
     return value
+
+
+def checked_unit_fraction(name: str, value: Any) -> int:
+    """Returns k if `value` is 1 / k for an integer k of at least 1, else raises."""
+    if _is_real(value) and not isinstance(value, jax.Array) and 0 < value <= 1:
+        k = round(1 / value)
+        if math.isclose(k * value, 1):
+            return k
+    raise ValueError(f"`{name}` must be 1 or one over an integer, such as 1/4, got {value!r}.")
 
 
 def checked_choice(name: str, value: str, choices: Collection[str]) -> str:
@@ -74,6 +87,67 @@ def checked_choice(name: str, value: str, choices: Collection[str]) -> str:
         known = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"`{name}` must be {known}, got {value!r}.")
     return value
+
+
+def scheduled(name: str, number: optax.ScalarOrSchedule, count: jax.Array) -> Any:
+    """A number itself, or what a schedule says at `count`: a real scalar, or this raises."""
+    if not callable(number):
+        return number
+    value: Any = number(count)
+    is_finite = isinstance(value, jax.Array) or (_is_real(value) and math.isfinite(value))
+    if not _is_real(value) or not is_finite:
+        raise ValueError(
+            f"the schedule of `{name}` must return a finite real scalar for each count of steps, "
+            f"got {value!r}."
+        )
+    return value
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuses what is neither True nor False, as an argument that has come one place too late."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            got = f"a `{type(value).__name__}`; look at the order of the arguments"
+            raise TypeError(f"`{name}` must be True or False, got {got}.")
+
+
+def check_is_function(name: str, value: Any, wanted: str) -> None:
+    """Refuses what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be {wanted}, got a `{type(value).__name__}`.")
+
+
+def check_is_loss(value: Any) -> None:
+    """Refuses what cannot be called."""
+    wanted = "a function `loss_fn(params, *inputs)`, which comes first of all arguments"
+    check_is_function("loss_fn", value, wanted)
+
+
+def check_is_optimizer(value: Any) -> None:
+    """Refuses what has no `init` and `update`."""
+    _check_is_transformation("optimizer", "an Optax optimizer such as `optax.sgd(0.1)`", value)
+
+
+def check_is_ascent(value: Any) -> None:
+    """Refuses what has no `init` and `update`."""
+    _check_is_transformation("ascent", "an ascent such as `zsharp(rho=0.05)`", value)
+
+
+def _check_is_transformation(name: str, wanted: str, value: Any) -> None:
+    if hasattr(value, "init") and hasattr(value, "update"):
+        return
+    got = f"{value!r}"
+    if callable(value):
+        called = getattr(value, "__name__", "it")
+        got = f"the function `{called}` itself: if it makes one, call it, `{called}(...)`"
+    elif hasattr(value, "tx"):
+        got = f"a `{type(value).__name__}`: hand over its `.tx`"
+    raise TypeError(f"`{name}` must be {wanted}, got {got}.")
+
+
+def _refuse_text(name: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise TypeError(f"`{name}` must be a number, got the string {value!r}.")
 
 
 def _refuse_array(name: str, value: Any) -> None:
@@ -95,12 +169,3 @@ def _is_real(value: Any) -> bool:
         real = (jnp.floating, jnp.integer)
         return value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in real)
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def refuse_masked_optimizer(opt_state: optax.OptState) -> None:
-    """Refuses the state of an `optax.masked` that is the whole optimizer."""
-    if isinstance(opt_state, optax.MaskedState):
-        raise ValueError(
-            "`optax.masked` hands on the raw gradient of what it leaves out, which would be added "
-            "to the weights: to freeze those, use `optax.partition` with `optax.set_to_zero()`."
-        )

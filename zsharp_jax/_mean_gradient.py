@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from zsharp_jax._batch import in_microbatches
-from zsharp_jax._checks import checked_argnums, checked_count
-from zsharp_jax._precision import at_least_float32
+from zsharp_jax._checks import check_flags, check_is_loss, checked_argnums, checked_count
+from zsharp_jax._precision import at_least_float32, at_least_float32_dtype
+from zsharp_jax._refusals import scalar_loss
 
 LossFn = Callable[..., Any]
 ValueAndGrad = Callable[..., tuple[Any, Any]]
@@ -24,8 +25,9 @@ def mean_value_and_grad(
 ) -> ValueAndGrad:
     """`jax.value_and_grad` of a whole batch that is taken in parts.
 
-    The loss must be a mean over examples; then the mean over the parts is that of the batch. It is
-    taken in float32 at least, and returned in the dtype of what is averaged.
+    The loss must be a mean over examples; then the mean over the parts is that of the batch (the
+    second example shows a mean over tokens). It is taken in float32 at least, and returned in the
+    dtype of what is averaged.
 
     Args:
         loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with `has_aux`.
@@ -47,6 +49,7 @@ def mean_value_and_grad(
         A function of `params, *inputs` that returns `loss, gradients` or `(loss, aux), gradients`.
 
     Raises:
+        TypeError: If `loss_fn` is no function or `has_aux` no bool.
         ValueError: If an argument is out of range, or, on a call, if `microbatches` does not divide
             the batch.
 
@@ -57,10 +60,24 @@ def mean_value_and_grad(
         >>> loss, gradient = value_and_grad(jnp.zeros(2), jnp.eye(2), jnp.array([1.0, 3.0]))
         >>> print(loss, gradient)
         5.0 [-1. -3.]
+
+        A mean over tokens with padding is no mean over examples, for parts differ in how many
+        tokens they have. Divide by the number of the whole batch, which is not split:
+
+        >>> parts = 2
+        >>> def token_loss(w, tokens, mask, total):
+        ...     return jnp.sum((tokens * w - 1) ** 2 * mask) * parts / total
+        >>> tokens, mask = jnp.arange(6.0).reshape(2, 3), jnp.array([[1, 1, 1], [1, 0, 0]])
+        >>> of_tokens = mean_value_and_grad(token_loss, microbatches=parts, batch_argnums=(1, 2))
+        >>> loss, gradient = of_tokens(jnp.array(1.0), tokens, mask, jnp.sum(mask))
+        >>> print(loss, gradient)
+        1.5 4.0
     """
+    check_is_loss(loss_fn)
+    check_flags(has_aux=has_aux)
     checked_count("microbatches", microbatches)
     argnums = checked_argnums("batch_argnums", batch_argnums)
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    value_and_grad = jax.value_and_grad(scalar_loss(loss_fn, has_aux), has_aux=has_aux)
     if microbatches > 1:
         value_and_grad = _in_turn(value_and_grad, microbatches, argnums)
     return value_and_grad if axis_name is None else _over_axis(value_and_grad, axis_name)
@@ -138,7 +155,7 @@ def _in_turn(
 
 
 def _zeros_of(like: jax.ShapeDtypeStruct) -> jax.Array:
-    zeros = jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+    zeros = jnp.zeros(like.shape, at_least_float32_dtype(like.dtype), device=like.sharding)
     for axis_name in _varies_over(like):
         zeros = varying(zeros, axis_name)
     return zeros

@@ -12,43 +12,32 @@ from jax.core import Tracer
 T = TypeVar("T")
 
 
-def compiled_in_place(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a step that takes over the state's memory and leaves the state where it lies.
+def compiled_in_place(step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+    """Compiles a step that leaves the state where it lies, and with `donate` takes over its memory.
 
     On a mesh XLA would lay out some optimizers' states anew (adafactor's, where the parameters are
     sharded), and the second call would compile once more.
     """
-    compiled = jax.jit(step, donate_argnums=0)
+    jit = functools.partial(jax.jit, step, donate_argnums=(0,) if donate else ())
+    compiled = jit()
+    within_a_trace = jax.jit(step)  # of the user's, whose program decides what it takes over
 
     @functools.cache
     def compiled_for(treedef, shardings):
         state_shardings = jax.tree.unflatten(treedef, shardings)
-        return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
+        return jit(out_shardings=(state_shardings, None))
 
     @functools.wraps(step)
     def step_in_place(state, *inputs):
         leaves, treedef = jax.tree.flatten(state)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return compiled(state, *inputs)
-        _refuse_explicit_axes((state, inputs))
+        if any(isinstance(leaf, Tracer) for leaf in (*leaves, *jax.tree.leaves(inputs))):
+            return within_a_trace(state, *inputs)
         shardings = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
         if not all(isinstance(sharding, jax.NamedSharding) for sharding in shardings):
             return compiled(state, *inputs)
         return compiled_for(treedef, shardings)(state, *inputs)
 
     return step_in_place
-
-
-def _refuse_explicit_axes(tree: Any) -> None:
-    # JAX would fail somewhere within the network: few of Flax's layers know such axes.
-    for leaf in jax.tree.leaves(tree):
-        sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, jax.NamedSharding) and sharding.mesh.explicit_axes:
-            raise ValueError(
-                "the state and the batch must lie on a mesh with automatic axes, got explicit axes "
-                f"{sharding.mesh.explicit_axes}: make it with `jax.make_mesh(shape, names, "
-                "axis_types=(jax.sharding.AxisType.Auto,) * len(names))`."
-            )
 
 
 def own_array(leaf: Any) -> jax.Array:
@@ -62,14 +51,19 @@ def placed_beside(params: optax.Params, state: T) -> T:
 
     A step would do so with the counters at its first call, and compile once more for the second.
     """
-    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return state
-    homes = [leaf.sharding for leaf in leaves if leaf.committed]
+    homes = [leaf.sharding for leaf in jax.tree.leaves(params) if _is_committed(leaf)]
     if not homes:
         return state
     home = homes[0]
     if isinstance(home, jax.NamedSharding):
         home = jax.NamedSharding(home.mesh, jax.P())
 
-    return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, home), state)
+    def placed(leaf):
+        is_placed = isinstance(leaf, Tracer) or leaf.committed
+        return leaf if is_placed else jax.device_put(leaf, home)
+
+    return jax.tree.map(placed, state)
+
+
+def _is_committed(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.committed

@@ -2,16 +2,22 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 
 def at_least_float32(array: jax.typing.ArrayLike) -> jax.Array:
-    """Casts bfloat16 and float16 up to float32; wider and complex dtypes stay as they are."""
+    """Casts narrower floats up to float32; wider and complex dtypes stay as they are."""
     array = jnp.asarray(array)  # a parameter may be a Python number
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(at_least_float32_dtype(array.dtype))
 
 
-def tree_norm(tree: optax.Params) -> jax.Array:
-    """The L2 norm over all entries of all leaves, in float32 at least."""
-    # The gradients of a float16 model overflow when they are squared in their own dtype.
-    return jnp.asarray(optax.tree.norm(jax.tree.map(at_least_float32, tree)))
+def at_least_float32_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    """The dtype itself, or float32 for a narrower one."""
+    # `jnp.promote_types` would not mix them under JAX's strict promotion, and never float8.
+    is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32 if is_narrow else dtype)
+
+
+def widest(*arrays: jax.Array) -> jnp.dtype:
+    """The widest real dtype of arrays, float32 at least."""
+    real = [jnp.finfo(at_least_float32_dtype(array.dtype)).dtype for array in arrays]
+    return max(real, key=lambda dtype: dtype.itemsize)

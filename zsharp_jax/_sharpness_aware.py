@@ -6,9 +6,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._checks import refuse_masked_optimizer
-from zsharp_jax._perturb import perturbation_of, perturbed, state_if_finite
-from zsharp_jax._precision import tree_norm
+from zsharp_jax._checks import (
+    check_flags,
+    check_is_ascent,
+    check_is_function,
+    check_is_optimizer,
+    checked_choice,
+)
+from zsharp_jax._norm import tree_norm
+from zsharp_jax._perturb import (
+    NARROW_WEIGHTS,
+    NarrowWeights,
+    at_perturbed,
+    perturbation_of,
+    plain_where_zero,
+    state_if_finite,
+)
+from zsharp_jax._refusals import check_params, refuse_accumulated_links, updated
+from zsharp_jax._roles import check_ascent, check_optimizer
+from zsharp_jax._trees import first_difference
 
 
 class SharpnessAwareState(NamedTuple):
@@ -17,10 +33,18 @@ class SharpnessAwareState(NamedTuple):
     Attributes:
         opt_state: The state of the optimizer.
         ascent_state: The state of the ascent.
+        gradient_norm: ||g|| of the last update, the L2 norm over all parameters, in float32 at
+            least; 0 before it.
+        perturbation_norm: ||ε||, likewise.
+        sharp_loss: The loss at w + ε of the last update; 0 before it, and None without
+            `has_value`.
     """
 
     opt_state: optax.OptState
     ascent_state: optax.OptState
+    gradient_norm: jax.Array
+    perturbation_norm: jax.Array
+    sharp_loss: Any = None
 
 
 def sharpness_aware(
@@ -28,30 +52,47 @@ def sharpness_aware(
     ascent: optax.GradientTransformation,
     *,
     plain_if_zero: bool = False,
+    has_value: bool = False,
+    narrow_weights: NarrowWeights = "widened",
 ) -> optax.GradientTransformationExtraArgs:
     """Makes an optimizer take its gradient at w + ε instead of at w.
 
     Its update is called with the gradient at w as always, and once calls back for the gradient at
     w + ε: `updates, state = tx.update(gradients, state, params, grad_fn=grad_fn)`. The updates
-    apply to w.
+    apply to w. `optax.tree.get(state, "perturbation_norm")` tells the last ||ε||.
+
+    Clipping, weight decay, `optax.apply_if_finite` and the like belong inside, in the chain of the
+    optimizer: `sharpness_aware(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    ascent)`. A link in front of this one would change the gradient at w, from which ε comes, and
+    not the one that the optimizer gets.
 
     Args:
-        optimizer: The optimizer of the descent.
+        optimizer: The optimizer of the descent. It gets g and ε as the extra arguments
+            `clean_gradients` and `perturbation`, for links such as `surrogate_gap`.
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
         plain_if_zero: Whether `grad_fn` is left uncalled where ε is zero, by `jax.lax.cond`. For a
             rho that is 0 at times, see `periodic_rho`.
+        has_value: Whether `grad_fn` returns `(loss, gradients)`, as `jax.value_and_grad(loss_fn)`
+            does: then `optax.tree.get(state, "sharp_loss")` tells the loss at w + ε. With
+            `plain_if_zero` the update needs `value`, the loss at w, for the steps without.
+        narrow_weights: In which dtype `grad_fn` gets w + ε where w is bfloat16 or float16:
+            `"widened"` is float32, `"rounded"` that of w; see `sharp_value_and_grad`.
 
     Returns:
         A transformation whose update needs `params` and `grad_fn`, a function from parameters to
         gradients on the same batch, such as `jax.grad(loss_fn)`; for a mean over micro-batches
-        (`optax.MultiSteps`) it must cover all of them, see `mean_value_and_grad`. It is called with
-        parameters in float32 at least. Any other extra argument reaches `optimizer`.
+        (`optax.MultiSteps`) it must cover all of them, see `mean_value_and_grad`. Any other extra
+        argument reaches `optimizer`.
 
     Raises:
-        ValueError: On update, if `params` or `grad_fn` is missing, if `grad_fn` does not return a
-            tree like the gradients, or where `optax.masked` stands around this, the optimizer or
-            the ascent.
+        TypeError: If `optimizer` or `ascent` is no Optax transformation; on `init`, if the
+            parameters hold anything but floating-point or complex arrays; on update, if `grad_fn`
+            is no function, the state is not the one that `init` made, or the optimizer needs an
+            extra argument that is not there.
+        ValueError: On `init`, as `init_state` does. On update, if `params` or `grad_fn` is missing,
+            if `grad_fn` does not return a tree like the gradients, if `optax.masked` stands around
+            this, or if the state is that of another optimizer, ascent or tree of parameters.
 
     Example:
         >>> loss_fn = lambda w: jnp.sum(w**2) / 2
@@ -59,13 +100,22 @@ def sharpness_aware(
         >>> w = jnp.array([3.0, 4.0])
         >>> state = tx.init(w)
         >>> updates, state = tx.update(jax.grad(loss_fn)(w), state, w, grad_fn=jax.grad(loss_fn))
-        >>> print(optax.apply_updates(w, updates))
-        [2.67 3.56]
+        >>> print(optax.apply_updates(w, updates), state.perturbation_norm)
+        [2.67 3.56] 0.5
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    check_is_optimizer(optimizer)
+    check_is_ascent(ascent)
+    check_flags(plain_if_zero=plain_if_zero, has_value=has_value)
+    checked_choice("narrow_weights", narrow_weights, NARROW_WEIGHTS)
+    descent = optax.with_extra_args_support(optimizer)
 
     def init_fn(params):
-        return SharpnessAwareState(optimizer.init(params), ascent.init(params))
+        check_params(params)
+        check_optimizer(optimizer, params)
+        check_ascent(ascent, params)
+        zero = jnp.zeros([], jax.eval_shape(tree_norm, params).dtype)
+        loss = jnp.zeros([], float) if has_value else None
+        return SharpnessAwareState(descent.init(params), ascent.init(params), zero, zero, loss)
 
     def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
         if params is None or grad_fn is None:
@@ -76,24 +126,43 @@ def sharpness_aware(
                 "it, such as Flax's `TrainState.apply_gradients`, takes `sharp_value_and_grad`."
             )
         _refuse_masked_params(params)
-        refuse_masked_optimizer(state.opt_state)
+        check_is_function("grad_fn", grad_fn, "a function such as `jax.grad(loss_fn)` itself")
+        if not isinstance(state, SharpnessAwareState):
+            raise TypeError(
+                "the state must be the one that `init` of this transformation makes, which holds "
+                f"that of the optimizer, got a `{type(state).__name__}`."
+            )
+        refuse_accumulated_links(state.opt_state)
         perturbation, ascent_state = perturbation_of(ascent, updates, state.ascent_state, params)
         norm = tree_norm(perturbation)
         ascent_state = state_if_finite(ascent_state, state.ascent_state, norm)
 
-        def sharp_pass(perturbation):
-            sharp_gradients = grad_fn(perturbed(params, perturbation))
+        def sharp_pass():
+            result = at_perturbed(grad_fn, params, perturbation, updates, narrow_weights)
+            loss, sharp_gradients = _loss_and_gradients(result) if has_value else (None, result)
             _check_like_gradients(sharp_gradients, updates)
-            return optax.tree.cast_like(sharp_gradients, updates)
+            return optax.tree.cast_like((loss, sharp_gradients), (state.sharp_loss, updates))
 
         if plain_if_zero:
-            sharp_gradients = jax.lax.cond(norm == 0, lambda _: updates, sharp_pass, perturbation)
+            plain = (_loss_at_w(extra_args) if has_value else None, updates)
+            sharp_loss, sharp_gradients = plain_where_zero(norm, plain, sharp_pass)
         else:
-            sharp_gradients = sharp_pass(perturbation)
-        updates, opt_state = optimizer.update(
-            sharp_gradients, state.opt_state, params, **extra_args
+            sharp_loss, sharp_gradients = sharp_pass()
+
+        descended, opt_state = updated(
+            "optimizer",
+            descent,
+            sharp_gradients,
+            state.opt_state,
+            params,
+            clean_gradients=updates,
+            perturbation=perturbation,
+            **extra_args,
         )
-        return updates, SharpnessAwareState(opt_state, ascent_state)
+        norms = optax.tree.cast_like(
+            (tree_norm(updates), norm), (state.gradient_norm, state.perturbation_norm)
+        )
+        return descended, SharpnessAwareState(opt_state, ascent_state, *norms, sharp_loss)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -109,18 +178,29 @@ def _refuse_masked_params(params: optax.Params) -> None:
         )
 
 
+def _loss_and_gradients(result: Any) -> tuple[jax.Array, optax.Updates]:
+    if isinstance(result, tuple) and len(result) == 2 and jnp.ndim(result[0]) == 0:
+        return jnp.asarray(result[0]), result[1]
+    raise ValueError(
+        "`grad_fn` must return `(loss, gradients)` with `has_value=True`, as "
+        f"`jax.value_and_grad(loss_fn)` does, got a `{type(result).__name__}`."
+    )
+
+
+def _loss_at_w(extra_args: dict[str, Any]) -> jax.Array:
+    if "value" in extra_args:
+        return jnp.asarray(extra_args["value"])
+    raise ValueError(
+        "`sharpness_aware` needs `value`, the loss at w, which is that at w + ε where ε is zero: "
+        "call `update(gradients, state, params, grad_fn=grad_fn, value=loss)`."
+    )
+
+
 def _check_like_gradients(sharp_gradients: Any, gradients: optax.Updates) -> None:
-    got, wanted = jax.tree.structure(sharp_gradients), jax.tree.structure(gradients)
-    if got != wanted:
+    difference = first_difference(sharp_gradients, gradients)
+    if difference is not None:
         raise ValueError(
-            "`grad_fn` must return gradients alone, a tree like the gradients at w "
-            f"({wanted}), got {got}; for `jax.value_and_grad` see `sharp_value_and_grad`."
+            "`grad_fn` must return gradients alone, a tree like the gradients at w, but "
+            f"{difference}: take `jax.grad` of a function of plain parameters, not `nnx.grad`, and "
+            "`jax.value_and_grad` only with `has_value=True`."
         )
-    for found, gradient in zip(
-        jax.tree.leaves(sharp_gradients), jax.tree.leaves(gradients), strict=True
-    ):
-        if jnp.shape(found) != jnp.shape(gradient):
-            raise ValueError(
-                "`grad_fn` must return arrays of the shapes of the gradients at w, "
-                f"got {jnp.shape(found)} for {jnp.shape(gradient)}."
-            )

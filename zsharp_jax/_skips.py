@@ -50,7 +50,7 @@ def stopping(step: Callable[..., Any], most_in_a_row: int) -> Callable[..., Any]
         nonlocal newest
         if state.skips.in_a_row is not newest:  # the state of another run
             under_way.clear()
-        if len(under_way) == _STEPS_AHEAD and under_way[0] >= most_in_a_row:
+        if len(under_way) == _STEPS_AHEAD and jax.device_get(under_way[0]) >= most_in_a_row:
             under_way.clear()
             raise FloatingPointError(
                 f"a loss, a gradient or its norm was not finite in {most_in_a_row} steps in a row, "

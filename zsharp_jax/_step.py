@@ -16,10 +16,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._checks import checked_count, refuse_masked_optimizer
+from zsharp_jax._checks import (
+    check_flags,
+    check_is_ascent,
+    check_is_loss,
+    check_is_optimizer,
+    checked_count,
+)
+from zsharp_jax._info import SamInfo
 from zsharp_jax._mean_gradient import LossFn
+from zsharp_jax._one_pass import one_pass_state
+from zsharp_jax._perturb import NarrowWeights
 from zsharp_jax._placement import compiled_in_place, own_array, placed_beside
-from zsharp_jax._sharp_gradient import SamInfo, sharp_value_and_grad
+from zsharp_jax._refusals import (
+    check_params,
+    naming_what_is_no_state,
+    refuse_accumulated_links,
+    updated,
+)
+from zsharp_jax._roles import check_ascent, check_optimizer
+from zsharp_jax._sharp_gradient import sharp_value_and_grad
 from zsharp_jax._skips import Skips, all_finite, counted, stopping
 
 
@@ -45,6 +61,8 @@ def init_state(
     params: optax.Params,
     optimizer: optax.GradientTransformation,
     ascent: optax.GradientTransformation,
+    *,
+    one_pass: bool = False,
 ) -> SamState:
     """The state before the first step of `sam_step`.
 
@@ -53,20 +71,43 @@ def init_state(
     (Under `jax.jit` it cannot see where that is; give `out_shardings` there.)
 
     Args:
-        params: The parameters to start from.
+        params: The parameters to start from. `jax.ShapeDtypeStruct`s in their place give the state
+            that `jax.eval_shape` would, for a checkpoint to be restored into.
         optimizer: The optimizer of the descent.
         ascent: The ascent, such as `zsharp(0.05)`.
+        one_pass: As in `sam_step`: the state then holds the gradient of the step before, too.
 
     Returns:
         The first `SamState`.
+
+    Raises:
+        TypeError: If `params` holds anything but floating-point or complex arrays, or all variables
+            of a Flax model, or if `optimizer` or `ascent` is no Optax transformation.
+        ValueError: If the optimizer goes uphill or the ascent downhill (they may be swapped), if
+            one of them ends in an `optax.masked` that hands on the raw gradient, or the optimizer
+            in a link, or if it is an `optax.lookahead`.
 
     Example:
         >>> state = init_state({"w": jnp.ones(3)}, optax.sgd(0.1), sam(rho=0.05))
         >>> print(state.params["w"], state.step)
         [1. 1. 1.] 0
     """
-    state = SamState(params, optimizer.init(params), ascent.init(params), jnp.zeros([], jnp.int32))
-    return placed_beside(params, jax.tree.map(own_array, state))
+    check_flags(one_pass=one_pass)
+    check_is_optimizer(optimizer)
+    check_is_ascent(ascent)
+    check_params(params)
+    check_optimizer(optimizer, params)
+    check_ascent(ascent, params)
+
+    def first_state(params):
+        step_count = jnp.zeros([], jnp.int32)
+        ascent_state = one_pass_state(ascent, params) if one_pass else ascent.init(params)
+        state = SamState(params, optimizer.init(params), ascent_state, step_count)
+        return jax.tree.map(own_array, state)
+
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        return jax.eval_shape(first_state, params)._replace(params=params)
+    return placed_beside(params, first_state(params))
 
 
 def sam_step(
@@ -80,8 +121,12 @@ def sam_step(
     axis_name: Hashable | None = None,
     batch_argnums: int | Sequence[int] | None = None,
     plain_if_zero: bool = False,
+    ascent_share: float = 1,
+    one_pass: bool = False,
+    narrow_weights: NarrowWeights = "widened",
     skip_nonfinite: bool = False,
     max_consecutive_skips: int = 10,
+    donate: bool = True,
 ) -> Callable[..., tuple[SamState, SamInfo]]:
     """Compiles one training step: clean pass, ascent, sharp pass, and the update from w.
 
@@ -92,17 +137,23 @@ def sam_step(
         loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with
             `has_aux`. For BatchNorm, pass the statistics in and return the new ones as aux: they
             move once per step and are those of w, since aux comes from the clean pass.
-        optimizer: The optimizer of the descent. The clean loss reaches it as the extra argument
-            `value`.
+        optimizer: The optimizer of the descent. It gets the clean loss, g and ε as the extra
+            arguments `value`, `clean_gradients` and `perturbation`, for links such as
+            `surrogate_gap`.
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`.
         groups: How many groups of the batch have a perturbation of their own; see
-            `sharp_value_and_grad`, also for the next four.
+            `sharp_value_and_grad`, also for the next seven.
         microbatches: In how many parts the batch is taken, one after the other.
         axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         batch_argnums: Which arguments of `loss_fn` hold the batch.
         plain_if_zero: Whether the second pass is saved where ε is zero.
+        ascent_share: On which share of the batch the first gradient is taken.
+        one_pass: Whether ε comes from the gradient of the step before, for one pass a step. The
+            state is that of `init_state(..., one_pass=True)`, and the optimizer gets the loss at
+            w + ε as `value`.
+        narrow_weights: How w + ε comes where w is bfloat16 or float16.
         skip_nonfinite: Whether a step in which a loss, an entry of a gradient, ||g|| or ||ε|| is
             not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
             was, but for `skips`. What the loss function returned as aux is handed on all the same:
@@ -110,16 +161,20 @@ def sam_step(
         max_consecutive_skips: After so many skips in a row a step raises, one or two steps late so
             that nothing waits; for that each state must be the one that the last call returned.
             Under `jax.jit` or `jax.pmap` of yours it cannot: look at `info.skips` there.
+        donate: Whether a step takes over the memory of the state that it gets, which then cannot
+            be used again. False leaves that state whole, and needs memory for two.
 
     Returns:
-        A compiled function `step(state, *inputs)` that returns `state, info`. It takes over
-        (donates) the memory of the state that it gets, so that one cannot be used again; the new
-        one lies where the old one lay.
+        A compiled function `step(state, *inputs)` that returns `state, info`; the new state lies
+        where the old one lay.
 
     Raises:
-        ValueError: If an argument is out of range; on a call, if the batch cannot be split evenly
-            or lies on a mesh with explicit axes, or where the optimizer or the ascent is an
-            `optax.masked`.
+        TypeError: If an argument is of another kind than it should be; on a call, if the state is
+            no `SamState`, the parameters cannot be differentiated, the loss function does not
+            return what `has_aux` says, or the optimizer needs more than it gets, as a line search.
+        ValueError: If an argument is out of range; on a call, if the batch cannot be split evenly,
+            if the ascent goes downhill, or if the state is that of another optimizer, ascent or
+            tree of parameters, or has been handed to a step before.
         FloatingPointError: On a call, after `max_consecutive_skips` skips in a row.
 
     Example:
@@ -139,6 +194,9 @@ def sam_step(
         Yun, Sharpness-Aware Minimization with Z-Score Gradient Filtering, section 2.
     """
     checked_count("max_consecutive_skips", max_consecutive_skips)
+    check_is_loss(loss_fn)
+    check_is_optimizer(optimizer)
+    check_flags(skip_nonfinite=skip_nonfinite, donate=donate)
     optimizer = optax.with_extra_args_support(optimizer)
     ascend = sharp_value_and_grad(
         loss_fn,
@@ -149,15 +207,27 @@ def sam_step(
         axis_name=axis_name,
         batch_argnums=batch_argnums,
         plain_if_zero=plain_if_zero,
+        keep_gradients=True,
+        ascent_share=ascent_share,
+        one_pass=one_pass,
+        narrow_weights=narrow_weights,
     )
 
     def step(state, *inputs):
-        refuse_masked_optimizer(state.opt_state)
+        refuse_accumulated_links(state.opt_state)
         (_, sharp_gradients), ascent_state, info = ascend(state.params, state.ascent_state, *inputs)
 
-        updates, opt_state = optimizer.update(
-            sharp_gradients, state.opt_state, state.params, value=info.loss
+        updates, opt_state = updated(
+            "optimizer",
+            optimizer,
+            sharp_gradients,
+            state.opt_state,
+            state.params,
+            value=info.sharp_loss if one_pass else info.loss,
+            clean_gradients=info.clean_gradients,
+            perturbation=info.perturbation,
         )
+        info = info._replace(clean_gradients=None, perturbation=None)
         params = optax.apply_updates(state.params, updates)
 
         step_count = jnp.asarray(optax.safe_increment(state.step))
@@ -165,10 +235,13 @@ def sam_step(
         if not skip_nonfinite:
             return moved, info
         # The norms speak for the gradient at w and for ε, which then need not be read once more.
-        is_taken = all_finite((info[:4], sharp_gradients))
+        told = (info.loss, info.sharp_loss, info.gradient_norm, info.perturbation_norm)
+        is_taken = all_finite((told, sharp_gradients))
         skips = counted(state.skips, is_taken)
         kept = jax.tree.map(lambda new, old: jnp.where(is_taken, new, old), moved, state)
         return kept._replace(skips=skips), info._replace(skips=skips)
 
-    compiled = compiled_in_place(step)
-    return stopping(compiled, max_consecutive_skips) if skip_nonfinite else compiled
+    compiled = compiled_in_place(step, donate)
+    if skip_nonfinite:
+        compiled = stopping(compiled, max_consecutive_skips)
+    return naming_what_is_no_state(compiled, SamState)

@@ -3,34 +3,19 @@ datasets of whoever runs it."""
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import resource
 
 import archives
-import jax
 import pytest
-from tiny import SMALL_RESNET
+from tiny import OneConvolution
 
 from zsharp_jax.benchmark.datasets.catalog import SOURCES
+from zsharp_jax.benchmark.runs.methods import METHODS
+from zsharp_jax.benchmark.training import program, session
+from zsharp_jax.benchmark.training.tensors import tensors_of
 from zsharp_jax.models import MODELS
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _programs_compiled_once(tmp_path_factory):
-    """Many tests and the commands that they start train the same small network."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    settings = {
-        "jax_compilation_cache_dir": str(shared / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
 
 
 def peak_kilobytes():
@@ -67,9 +52,30 @@ def data_dir(tmp_path):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_resnet():
+def _small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "resnet8", SMALL_RESNET)
+        patch.setitem(MODELS, "resnet8", OneConvolution)
+        tensors_of.cache_clear()
+        yield
+        tensors_of.cache_clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _commands_share_programs():
+    """Commands of a module that train alike take the program that the first of them has traced."""
+    programs = {}
+
+    def compile_once(settings, dataset):
+        alike = settings
+        if not METHODS[settings.method].depends_on_length and settings.steps is None:
+            alike = dataclasses.replace(settings, epochs=1)
+        key = (alike, dataset.sha256())
+        if key not in programs:
+            programs[key] = program.compile_program(settings, dataset)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "compile_program", compile_once)
         yield
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from tiny import SMALL_RESNET
+from tiny import OneConvolution
 
 COMMAND = ["train", "--method", "zsharp", "--checkpoint-every", "1"]
 
@@ -26,7 +26,7 @@ COMMAND = ["train", "--method", "zsharp", "--checkpoint-every", "1"]
 # not begun any thread in that one, which must not be copied.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["orbax.checkpoint", "sklearn.model_selection", "kill_often",
-                                   "zsharp_jax.benchmark.commands"])  # fmt: skip
+                                   "zsharp_jax.benchmark.commands.parser"])  # fmt: skip
 
 
 def start(arguments, output):
@@ -43,7 +43,7 @@ def _run(arguments, output):
     with open(output, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    MODELS["resnet8"] = SMALL_RESNET
+    MODELS["resnet8"] = OneConvolution
     cli.main(arguments)
 
 

@@ -3,8 +3,9 @@
 import copy
 import dataclasses
 
-from zsharp_jax.benchmark import results
-from zsharp_jax.benchmark.settings import Settings
+from zsharp_jax.benchmark.runs.fields import FORMAT
+from zsharp_jax.benchmark.runs.records import write_record
+from zsharp_jax.benchmark.runs.settings import Settings
 
 DIGITS = Settings(dataset="digits", model="resnet8", method="sam", seed=0, epochs=3, batch_size=64)
 PAPER = Settings(
@@ -31,7 +32,7 @@ def record(settings, accuracy=0.9, loss=0.1, sharp_loss=0.2, norm=0.05, *, extra
         for name, value in {**final, "seconds": 0.5}.items()
     }
     made = {
-        "format": results.FORMAT, "name": settings.run_name("a" * 64), "status": "finished",
+        "format": FORMAT, "name": settings.run_name("a" * 64), "status": "finished",
         "error": None, "command": ["zsharp-bench", "compare"],
         "settings": {**settings.as_dict(), **(extra or {})}, "data_sha256": "a" * 64,
         "commit": "c" * 40, "steps": steps, "steps_per_epoch": steps_per_epoch,
@@ -54,5 +55,5 @@ def write(folder, settings, *figures, name=None, **fields):
     """Writes the file of a finished run and returns its path."""
     made = record(settings, *figures, **fields)
     made["name"] = name or f"{made['name']}{len(list(folder.iterdir()))}"
-    results.write_record(folder, made)
+    write_record(folder, made)
     return folder / f"{made['name']}.json"

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from zsharp_jax.benchmark.checkpoint_errors import hush_echoes
+from zsharp_jax.benchmark.training.checkpoint_errors import hush_echoes
 
 
 class Complaint:

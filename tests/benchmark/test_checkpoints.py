@@ -17,10 +17,10 @@ from hypothesis import strategies
 from mutations import examples, mutated
 from tiny import SETTINGS, silent, tiny_dataset
 
-from zsharp_jax.benchmark import program
-from zsharp_jax.benchmark.checkpoints import Checkpoint, Checkpoints
 from zsharp_jax.benchmark.errors import OutputError
-from zsharp_jax.benchmark.train import train
+from zsharp_jax.benchmark.training import program
+from zsharp_jax.benchmark.training.checkpoints import Checkpoint, Checkpoints
+from zsharp_jax.benchmark.training.loop import train
 
 RUN = dataclasses.replace(SETTINGS, method="zsharp_random", epochs=5)  # its state holds a key
 
@@ -107,7 +107,7 @@ def test_the_best_is_kept_over_a_restart(compiled, checkpoints):
     carry = saved(checkpoints, compiled, 0.1, 0.9, 0.2)
     for step in (4, 5):
         with checkpoints_in(checkpoints.folder) as resumed:
-            resumed.newest(carry)
+            resumed.newest(carry, most_steps=1000)
             resumed.save(step, Checkpoint(carry, {}, 0.5))
     assert steps_in(checkpoints) == [2, 4, 5]
 
@@ -117,7 +117,7 @@ def test_training_anew_takes_the_place_of_what_was_there(compiled, checkpoints):
     with checkpoints_in(checkpoints.folder) as anew:
         anew.save(2, Checkpoint(carry, {"anew": True}, 0.1))
     assert steps_in(checkpoints) == [2]
-    assert checkpoints.newest(carry).progress == {"anew": True}
+    assert checkpoints.newest(carry, most_steps=1000).progress == {"anew": True}
 
 
 def test_it_is_written_in_the_background(compiled, checkpoints, monkeypatch):
@@ -138,13 +138,13 @@ def test_it_is_written_in_the_background(compiled, checkpoints, monkeypatch):
     assert not steps_in(checkpoints)
     may_write.set()
     checkpoints.close()
-    found = checkpoints.newest(moved)
+    found = checkpoints.newest(moved, most_steps=1000)
     jax.tree.map(np.testing.assert_array_equal, found.carry.state.params, kept)
 
 
 def test_the_weights_come_back_as_they_were(compiled, checkpoints):
     carry = saved(checkpoints, compiled, 0.1, 0.2)
-    found = checkpoints.newest(carry)
+    found = checkpoints.newest(carry, most_steps=1000)
     assert found.progress == {"told": [2]}
 
     def assert_equal(ours, theirs):
@@ -194,21 +194,21 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ):
     carry = saved(checkpoints, compiled, 0.1, 0.2)
     damage(max(files_of(checkpoints, 2, part), key=lambda path: path.stat().st_size))
-    assert checkpoints.newest(carry).progress == {"told": [1]}
+    assert checkpoints.newest(carry, most_steps=1000).progress == {"told": [1]}
     assert capsys.readouterr().err.splitlines() == [
         f"zsharp-bench: checkpoint 2 of {checkpoints.name} is damaged and passed over",
         "zsharp-bench: going on from checkpoint 1",
     ]
     checkpoints.save(2, Checkpoint(carry, {"told": "again"}, 0.2))
     checkpoints.close()
-    assert checkpoints.newest(carry).progress == {"told": "again"}
+    assert checkpoints.newest(carry, most_steps=1000).progress == {"told": "again"}
 
 
 def test_where_all_are_damaged_it_begins_anew(compiled, checkpoints, capsys):
     carry = saved(checkpoints, compiled, 0.1, 0.2)
     for step in (1, 2):
         shutil.rmtree(checkpoints.folder / checkpoints.name / str(step) / "about")
-    assert checkpoints.newest(carry) is None
+    assert checkpoints.newest(carry, most_steps=1000) is None
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and lines[-1] == "zsharp-bench: beginning anew"
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_run_or_step_is_passed_over(compiled, checkpoint
         shutil.copytree(
             other.folder / other.name / "2", checkpoints.folder / checkpoints.name / str(as_step)
         )
-    assert checkpoints.newest(carry).progress == {"told": [1]}
+    assert checkpoints.newest(carry, most_steps=1000).progress == {"told": [1]}
     message = f"checkpoint {as_step} of {checkpoints.name} is of another run and passed over"
     assert message in capsys.readouterr().err
 
@@ -236,7 +236,7 @@ def test_no_mutation_of_a_checkpoint_does_harm(compiled, two_checkpoints, data):
     try:
         path.write_bytes(data.draw(mutated(whole)))
         with checkpoints_in(checkpoints.folder) as again:
-            found = again.newest(carry)
+            found = again.newest(carry, most_steps=1000)
         # A file that nobody needs may change.
         assert found.progress in ({"told": [1]}, {"told": [2]})
         assert_equal(found.carry.state.params, carry.state.params)
@@ -258,7 +258,7 @@ def test_another_seed_or_method_has_none(compiled, checkpoints):
     carry = saved(checkpoints, compiled, 0.1)
     for change in ({"seed": 1}, {"method": "zsharp"}, {}):
         other = checkpoints_in(checkpoints.folder, dataclasses.replace(RUN, **change), every=None)
-        assert (other.newest(carry) is None) == bool(change)
+        assert (other.newest(carry, most_steps=1000) is None) == bool(change)
         other.close()
 
 
@@ -267,5 +267,5 @@ def test_what_cannot_be_written_is_told_and_the_last_one_stays(compiled, checkpo
     with files_of_at_most(1000), pytest.raises(OutputError, match="cannot write a checkpoint to"):
         saved(checkpoints, compiled, 0.1, 0.2, 0.3)
     again = checkpoints_in(checkpoints.folder)
-    assert again.newest(carry).progress == {"told": [1]}
+    assert again.newest(carry, most_steps=1000).progress == {"told": [1]}
     again.close()

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsharp_jax.benchmark import data
-from zsharp_jax.benchmark.augment import augment
-from zsharp_jax.benchmark.data import Dataset, Origin, load
+from zsharp_jax.benchmark.datasets import images
+from zsharp_jax.benchmark.datasets.images import Dataset, Origin, load
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.settings import DEFAULTS
+from zsharp_jax.benchmark.runs.settings import DEFAULTS
+from zsharp_jax.benchmark.training.augmentation import augment
 
 
 def test_digits_are_split_by_class_and_always_alike():
@@ -49,7 +49,7 @@ def test_the_digest_is_that_of_the_content_and_not_taken_twice(tmp_path, monkeyp
     path, _ = archives.write_official("cifar10", tmp_path)
     dataset = load("cifar10", Origin(tmp_path / "data", path, verify=False))
     taken_anew = dataclasses.replace(dataset, known_sha256=None).sha256()
-    monkeypatch.setattr(data.contents, "digest", None)
+    monkeypatch.setattr(images.contents, "digest", None)
     assert dataset.sha256() == taken_anew
 
 
@@ -67,12 +67,12 @@ def test_the_first_training_images_alone():
 def test_channel_statistics_are_exact(tmp_path, monkeypatch):
     path, _ = archives.write_official("cifar10", tmp_path)
     dataset = load("cifar10", Origin(tmp_path / "data", path, verify=False))
-    images = dataset.train_images.astype(np.float64)
+    pixels = dataset.train_images.astype(np.float64)
     for at_once in (5_000, 7):
-        monkeypatch.setattr(data, "_COUNTED_AT_ONCE", at_once)
+        monkeypatch.setattr(images, "_COUNTED_AT_ONCE", at_once)
         means, stds = dataset.channel_statistics()
-        np.testing.assert_allclose(means, images.mean(axis=(0, 1, 2)), rtol=1e-6)
-        np.testing.assert_allclose(stds, images.std(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(means, pixels.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(stds, pixels.std(axis=(0, 1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", [-1, 10])

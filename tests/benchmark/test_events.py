@@ -5,21 +5,15 @@ import json
 import sys
 
 import pytest
+from command import exit_code
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import SETTINGS, silent, tiny_dataset
 
-from zsharp_jax.benchmark import program, session
-from zsharp_jax.benchmark.checkpoints import Checkpoints
-from zsharp_jax.benchmark.cli import main
-from zsharp_jax.benchmark.events import EventFile
-from zsharp_jax.benchmark.outcome import Outcome
-from zsharp_jax.benchmark.train import train
-
-
-def exit_code(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return stopped.value.code
+from zsharp_jax.benchmark.runs.outcome import Outcome
+from zsharp_jax.benchmark.training import program, session
+from zsharp_jax.benchmark.training.checkpoints import Checkpoints
+from zsharp_jax.benchmark.training.events import EventFile
+from zsharp_jax.benchmark.training.loop import train
 
 
 def scalars(folder):

@@ -6,28 +6,27 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 import run_files
+from command import exit_code
 from matplotlib import image
+from matplotlib.figure import Figure
 from run_files import DIGITS, change
 
-from zsharp_jax import zscore_filter, zsharp
-from zsharp_jax.benchmark import draw, filter_figure, results, run_figures, small_network
-from zsharp_jax.benchmark.cli import main
-from zsharp_jax.benchmark.figures import rendered
-from zsharp_jax.benchmark.rows import rows_of
-from zsharp_jax.benchmark.runs import read_folder
-
-
-def exit_code(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return stopped.value.code
+from zsharp_jax import zscore_filter
+from zsharp_jax.benchmark.commands import figures
+from zsharp_jax.benchmark.reporting import filter_figure, pictures, small_network
+from zsharp_jax.benchmark.reporting.figures import rendered
+from zsharp_jax.benchmark.reporting.rows import rows_of
+from zsharp_jax.benchmark.runs.reading import read_folder
+from zsharp_jax.benchmark.runs.records import write_record
 
 
 def pictures_of(folder):
     """Names and lines of the pictures of train losses, and names of those of accuracies."""
     rows, _ = rows_of(read_folder(folder)[0])
-    losses = {picture.name: list(draw._curves(picture)) for picture in draw._loss_pictures(rows)}
-    return losses, [picture.name for picture in draw._accuracy_pictures(rows)]
+    losses = {
+        picture.name: list(pictures.curves_of(picture)) for picture in pictures.loss_pictures(rows)
+    }
+    return losses, [picture.name for picture in pictures.accuracy_pictures(rows)]
 
 
 def write_study(folder):
@@ -53,6 +52,7 @@ def drawn(tmp_path_factory):
     return files
 
 
+@pytest.mark.slow
 def test_figures_are_valid_and_the_same_bytes_twice(drawn):
     once, twice = drawn
     assert once == twice
@@ -60,11 +60,13 @@ def test_figures_are_valid_and_the_same_bytes_twice(drawn):
         "filter", "accuracy-digits-resnet8", "train_loss-digits-resnet8-rho_0.05",
         "train_loss-digits-resnet8-rho_0.1",
     }  # fmt: skip
-    assert len(once) == 8
+    assert len(once) == 12
     for name, content in once.items():
         if name.endswith(".png"):
             pixels = image.imread(io.BytesIO(content))
             assert min(pixels.shape[:2]) > 500 and pixels.std() > 0.01
+        elif name.endswith(".pdf"):
+            assert content.startswith(b"%PDF")
         else:
             root = xml.etree.ElementTree.fromstring(content)
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -104,27 +106,27 @@ def test_names_of_files_are_short_and_no_two_are_the_same(tmp_path):
 
 
 def test_what_is_not_whole_is_not_drawn_and_what_is_damaged_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(filter_figure, "draw_example", draw.Figure)
+    monkeypatch.setattr(filter_figure, "draw_example", Figure)
     made = run_files.record(DIGITS, name="short")
-    results.write_record(tmp_path, run_files.cut_short(made, 1, status="failed"))
+    write_record(tmp_path, run_files.cut_short(made, 1, status="failed"))
     (tmp_path / "bad.json").write_text("{}")
     assert exit_code("figures", tmp_path) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith(f"zsharp-bench: skipped {tmp_path}/bad.json: not a run file")
-    assert printed.out == f"Written to {tmp_path}: 1 picture, PNG and SVG\n"
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png", ".svg"}
+    assert printed.out == f"Written to {tmp_path}: 1 picture, PNG, SVG and PDF\n"
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png", ".svg", ".pdf"}
 
 
 @pytest.mark.parametrize("loss, norm", [(0.0, 0.0), (5e-324, 5e-324), (3e38, 1e-30), (1, 3e38)])
 def test_any_finite_figures_are_drawn(loss, norm, tmp_path, monkeypatch):
-    monkeypatch.setattr(filter_figure, "draw_example", draw.Figure)
+    monkeypatch.setattr(filter_figure, "draw_example", Figure)
     for seed in (0, 1):
         run_files.write(tmp_path, change(DIGITS, seed=seed), 1.0 * seed, loss, loss, norm)
     assert exit_code("figures", tmp_path) == 0  # a warning would be an error here
 
 
 def test_too_many_pictures_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(draw, "MOST_PICTURES", 2)
+    monkeypatch.setattr(figures, "MOST_PICTURES", 2)
     for epochs in (3, 4, 5):
         run_files.write(tmp_path, change(DIGITS, epochs=epochs))
     assert exit_code("figures", tmp_path) == 2
@@ -132,18 +134,13 @@ def test_too_many_pictures_are_refused(tmp_path, capsys, monkeypatch):
     assert "`FOLDER` must call for at most 2 pictures of a train loss, got 3" in line
 
 
-def test_more_methods_than_colours_are_told_apart():
-    styles = [style for _, style in zip(range(24), run_figures._styles(), strict=False)]
-    assert len(set(styles)) == 24
-
-
 @pytest.fixture(scope="module")
 def trained():
-    return small_network.train(zsharp(0.05), seeds=[0, 1], epochs=2)
+    return small_network.train(epochs=2)
 
 
 def test_the_filter_figure_shows_what_the_filter_does(trained):
-    gradient = np.asarray(small_network.gradients_at(trained.params[0])["layer_2"]["kernel"])
+    gradient = np.asarray(small_network.gradients_at(trained)["layer_2"]["kernel"])
     figure = filter_figure.draw_filter(gradient, 0.9)
     before, after, choice = figure.axes[:3]
     outstanding = zscore_filter(0.9)
@@ -159,9 +156,8 @@ def test_the_filter_figure_shows_what_the_filter_does(trained):
     assert rendered(figure, "png").startswith(b"\x89PNG")
 
 
-def test_the_small_network_learns_and_tells_of_it(trained):
-    assert {curve.shape for curve in trained.curves.values()} == {(2, 2)}
-    np.testing.assert_allclose(trained.curves["perturbation_norm"], 0.05, rtol=1e-4)
-    assert (trained.curves["test_accuracy"][:, -1] > 0.6).all()
-    assert (trained.curves["sharp_loss"] > trained.curves["train_loss"]).all()
-    assert len(trained.params) == 2
+def test_the_small_network_learns(trained):
+    losses = [small_network.loss_fn(p, *small_network.digits()) for p in (
+        small_network.init_params(0), trained
+    )]  # fmt: skip
+    assert losses[1] < losses[0] / 2

@@ -5,11 +5,11 @@ import json
 import archives
 import pytest
 
-from zsharp_jax.benchmark import session
 from zsharp_jax.benchmark.cli import main
 from zsharp_jax.benchmark.datasets import obtain
 from zsharp_jax.benchmark.datasets.catalog import SOURCES
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.training import session
 
 
 def run(capsys, *arguments):

@@ -3,6 +3,7 @@
 Each number is recomputed from the model alone, on images that are picked and normalised in NumPy.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -12,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SETTINGS, SMALL_RESNET, silent, tiny_dataset
+from tiny import SETTINGS, OneConvolution, silent, tiny_dataset
 
 import zsharp_jax
-from zsharp_jax.benchmark import program
-from zsharp_jax.benchmark.augment import augment
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.train import train
+from zsharp_jax.benchmark.training import program, steps
+from zsharp_jax.benchmark.training.augmentation import augment
+from zsharp_jax.benchmark.training.loop import train
 from zsharp_jax.models import MODELS
 from zsharp_jax.models.vit import ViT
 
-MODEL = SMALL_RESNET(num_classes=10)
+MODEL = OneConvolution(num_classes=10)
 DATASET = tiny_dataset()
 RHO = np.float32(0.05)
 
@@ -91,7 +92,7 @@ def test_the_plain_step_is_the_bare_optimizer():
     w = jnp.array([3.0, -2.0])
     opt_state = optimizer.init(w)
     state = zsharp_jax.init_state(w, optimizer, optax.identity())
-    state, info = program.plain_step(loss_fn, optimizer)(state)
+    state, info = steps.plain_step(loss_fn, optimizer)(state)
     updates, _ = optimizer.update(2 * (w - 1), opt_state, w)
     np.testing.assert_allclose(state.params, w + updates, rtol=1e-6)
     assert info.loss == info.sharp_loss == 13 and info.perturbation_norm == 0
@@ -127,6 +128,15 @@ def test_the_test_set_is_evaluated_whole_and_padding_does_not_count(compiled, mo
     in_parts = train(program.compile_program(SETTINGS, DATASET), SETTINGS, silent)
     for curve, rtol in (("test_accuracy", 1e-6), ("test_loss", 1e-4)):
         np.testing.assert_allclose(in_parts.curves[curve], whole.curves[curve], rtol=rtol)
+
+
+def test_training_convolves_small_images_by_products(monkeypatch):
+    entered = []
+    monkeypatch.setattr(
+        program, "quick_when_small", lambda: contextlib.nullcontext(entered.append(True))
+    )
+    program.compile_program(dataclasses.replace(SETTINGS, method="adamw"), DATASET)
+    assert entered
 
 
 def test_a_model_without_statistics_trains(monkeypatch):

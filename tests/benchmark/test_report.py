@@ -2,23 +2,18 @@
 
 import pytest
 import run_files
+from command import exit_code
 from run_files import DIGITS, PAPER, change
 
-from zsharp_jax.benchmark import cells, paper, report, results, rows
-from zsharp_jax.benchmark.cli import main
-from zsharp_jax.benchmark.paper import Measure
-from zsharp_jax.benchmark.runs import read_folder
+from zsharp_jax.benchmark.reporting import cells, paper, report, rows
+from zsharp_jax.benchmark.reporting.paper import Measure
+from zsharp_jax.benchmark.runs.reading import read_folder
+from zsharp_jax.benchmark.runs.records import write_record
 
 
-def exit_code(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return stopped.value.code
-
-
-def reported(folder):
+def reported(folder, **options):
     runs, problems = read_folder(folder)
-    return report.markdown(runs, len(problems))
+    return report.markdown(runs, len(problems), **options)
 
 
 def table_lines(text, title="## Table 1"):
@@ -38,7 +33,7 @@ def test_the_exact_table_of_a_known_set(tmp_path):
         run_files.write(tmp_path, change(DIGITS, seed=seed), accuracy, 0.1, 0.2 + 0.01 * seed)
     run_files.write(tmp_path, change(DIGITS, method="adamw"), 0.95, 0.1, 0.1, 0.0)
     assert reported(tmp_path).splitlines()[:15] == [
-        "# Results",
+        "# Results: digits, resnet8",
         "",
         "Made from 4 run files; device 2-core cpu; JAX 0.10.2; commit cccccccccccc.",
         "",
@@ -68,10 +63,12 @@ def test_beside_the_papers_figure_stands_the_difference_in_units_of_the_larger_s
         "", "2", "91.89 ± 0.71", "91.60 ± 0.21", "+0.4", "0.0100 ± 0.0000", "0.0170 ± 0.0000",
         "0.0221 ± 0.0051", "-1.0", "0.0500",
     ]  # fmt: skip
-    assert len(table) == 25  # five networks by five methods, as in the paper
+    assert table == [ours]
     others = "The paper's other datasets have no run here: cifar100, tiny_imagenet."
     assert others in reported(tmp_path).splitlines()
-    (other,) = [line for line in table if line[:2] == ["vit_7_8_8_384", "zsharp"]]
+    whole = table_lines(reported(tmp_path, whole_tables=True))
+    assert len(whole) == 25 and ours in whole  # five networks by five methods, as in the paper
+    (other,) = [line for line in whole if line[:2] == ["vit_7_8_8_384", "zsharp"]]
     assert other[2:] == [
         "the paper's", "", "", "85.43 ± 0.29", "", "", "", "0.0647 ± 0.0216", "", "",
     ]  # fmt: skip
@@ -143,7 +140,7 @@ def test_methods_of_later_versions_have_rows(tmp_path):
     for method in later:
         made = run_files.record(DIGITS)
         made["settings"]["method"] = made["name"] = method
-        results.write_record(tmp_path, made)
+        write_record(tmp_path, made)
     assert [line[1] for line in table_lines(reported(tmp_path))] == later
 
 
@@ -156,7 +153,7 @@ def test_failed_and_unfinished_runs_are_counted_and_in_no_average(tmp_path):
     }
     for seed, (name, fields) in enumerate(endings.items(), 1):
         made = run_files.record(change(DIGITS, seed=seed), 0.1)
-        results.write_record(tmp_path, run_files.cut_short(made, 2, name=name, **fields))
+        write_record(tmp_path, run_files.cut_short(made, 2, name=name, **fields))
     text = reported(tmp_path)
     assert table_lines(text) == [
         ["resnet8", "sam", "", "1 (1 failed, 2 cut short)", "90.00", "0.1000", "0.2000", "0.0500"]
@@ -170,7 +167,7 @@ def test_failed_and_unfinished_runs_are_counted_and_in_no_average(tmp_path):
 
 def test_a_row_without_a_whole_run_is_empty(tmp_path):
     made = run_files.record(DIGITS)
-    results.write_record(tmp_path, run_files.cut_short(made, 0, status="failed", steps=1))
+    write_record(tmp_path, run_files.cut_short(made, 0, status="failed", steps=1))
     assert table_lines(reported(tmp_path)) == [
         ["resnet8", "sam", "", "0 (1 failed)", "", "", "", ""]
     ]
@@ -178,9 +175,9 @@ def test_a_row_without_a_whole_run_is_empty(tmp_path):
 
 def test_a_seed_counts_once_and_whole_runs_come_first(tmp_path):
     made = run_files.record(DIGITS, 0.9)
-    results.write_record(tmp_path, run_files.cut_short(made, 1, name="a", status="failed"))
+    write_record(tmp_path, run_files.cut_short(made, 1, name="a", status="failed"))
     for name in ("b", "c"):
-        results.write_record(tmp_path, {**made, "name": name})
+        write_record(tmp_path, {**made, "name": name})
     text = reported(tmp_path)
     assert table_lines(text)[0][3:5] == ["1", "90.00"]
     repeated = text[text.index("## Files left out") :].splitlines()[2:4]
@@ -235,8 +232,10 @@ def test_the_papers_zsharp_stands_beside_the_authors_code_too(tmp_path):
 def test_table_2_has_the_papers_quantiles_with_empty_cells(tmp_path):
     run_files.write(tmp_path, change(PAPER, method="zsharp", quantile=0.85), 0.9189)
     run_files.write(tmp_path, PAPER, 0.9160)
-    text = reported(tmp_path)
+    text = reported(tmp_path, whole_tables=True)
     assert "### resnet56 on cifar10" in text
+    shown = table_lines(reported(tmp_path), "## Table 2")
+    assert [line[:2] for line in shown] == [["sam", "N/A"], ["zsharp", "0.85"]]
     assert [line[:7] for line in table_lines(text, "## Table 2")] == [
         ["adamw", "N/A", "the paper's", "", "", "91.08 ± 0.45", ""],
         ["sam", "N/A", "", "1", "91.60", "91.60 ± 0.21", "+0.0"],
@@ -252,6 +251,8 @@ def test_table_2_of_a_dataset_that_the_paper_does_not_have(tmp_path):
     for quantile in (0.95, 0.5, 0):
         run_files.write(tmp_path, change(DIGITS, method="zsharp", quantile=quantile), 0.9)
     lines = table_lines(reported(tmp_path), "## Table 2")
+    assert [line[1] for line in lines] == ["0.95", "0.50", "0.00"]
+    lines = table_lines(reported(tmp_path, whole_tables=True), "## Table 2")
     assert [(line[1], line[3]) for line in lines] == [
         ("0.95", "1"), ("0.90", ""), ("0.85", ""), ("0.80", ""), ("0.75", ""), ("0.50", "1"),
         ("0.00", "1"),
@@ -291,3 +292,10 @@ def test_the_report_is_printed_or_written(tmp_path, capsys):
     assert exit_code("report", tmp_path / "runs", "--out", out) == 0
     assert out.read_text() == printed and "| resnet8 | sam |" in printed
     assert capsys.readouterr().out == f"Written to {out}: a report on 1 run\n"
+
+
+def test_the_command_prints_whole_tables_if_it_is_asked_to(tmp_path, capsys):
+    run_files.write(tmp_path, PAPER)
+    for options, count in (((), 1), (("--whole-tables",), 25)):
+        assert exit_code("report", tmp_path, *options) == 0
+        assert len(table_lines(capsys.readouterr().out)) == count

@@ -7,7 +7,7 @@ import pytest
 from tiny import SETTINGS
 
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.resumable import refuse_other_settings
+from zsharp_jax.benchmark.runs.resumable import refuse_other_settings
 
 OTHER_RATE = dataclasses.replace(SETTINGS, learning_rate=0.5)
 OTHER_SEED = dataclasses.replace(SETTINGS, seed=1)

@@ -6,21 +6,21 @@ import math
 import pytest
 import rich.console
 
-from zsharp_jax.benchmark.run_progress import RunProgress, figures_of
-from zsharp_jax.benchmark.train import Standing
+from zsharp_jax.benchmark.training.loop import Standing
+from zsharp_jax.benchmark.training.progress import RunProgress, figures_of
 
-STANDING = Standing(7, 2, 12, loss=0.1134, sharp_loss=0.1641, test_accuracy=0.9791)
+STANDING = Standing(7, 2, 12, loss=0.1134, sharp_loss=0.1641, accuracy=0.9791)
 
 
 def test_figures_tell_epoch_losses_accuracy_and_speed():
-    figures = "epoch 2 of 12, loss 0.113, sharp loss 0.164, test acc. 97.9%, 1,290 images/s"
+    figures = "epoch 2/12, last batch: loss 0.113, sharp 0.164, test 97.9%, 1,290 images/s"
     assert figures_of(STANDING, 1290.4) == figures and len(figures) < 80
 
 
 @pytest.mark.parametrize("speed", [None, 0.0])
 def test_what_is_not_known_yet_is_left_out(speed):
-    first = STANDING._replace(test_accuracy=math.nan)
-    assert figures_of(first, speed) == "epoch 2 of 12, loss 0.113, sharp loss 0.164"
+    first = STANDING._replace(accuracy=math.nan)
+    assert figures_of(first, speed) == "epoch 2/12, last batch: loss 0.113, sharp 0.164"
 
 
 def shown(width, act):
@@ -41,7 +41,7 @@ def test_a_terminal_of_80_columns_shows_all_of_it():
     lines = shown(80, act)
     bar = next(line for line in reversed(lines) if "zsharp_reference" in line)
     assert "zsharp_reference, rho 0.05, seed 2" in bar and " 35%" in bar
-    assert "epoch 2 of 12, loss 0.113, sharp loss 0.164, test acc. 97.9%" in "\n".join(lines)
+    assert "epoch 2/12, last batch: loss 0.113, sharp 0.164, test 97.9%" in "\n".join(lines)
 
 
 def test_the_bar_counts_all_runs_and_says_why_one_failed():

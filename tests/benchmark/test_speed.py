@@ -4,8 +4,9 @@ import pytest
 import run_files
 from run_files import DIGITS, change
 
-from zsharp_jax.benchmark import report, results
-from zsharp_jax.benchmark.runs import read_folder
+from zsharp_jax.benchmark.reporting import report
+from zsharp_jax.benchmark.runs.reading import read_folder
+from zsharp_jax.benchmark.runs.records import write_record
 
 GPU = {"platform": "gpu", "kind": "NVIDIA H100 | 80GB", "cpu_cores": 16}
 
@@ -14,7 +15,7 @@ def write(folder, settings, seconds=0.5, **fields):
     made = run_files.record(settings, **fields)
     made["final"]["seconds_per_epoch"] = seconds
     made["name"] = f"run{len(list(folder.iterdir()))}"
-    results.write_record(folder, made)
+    write_record(folder, made)
 
 
 def speed_lines(folder):
@@ -68,7 +69,7 @@ def test_what_may_take_time_parts_rows(tmp_path, settings, fields):
 def test_runs_that_did_not_reach_their_end_have_no_part_in_it(tmp_path):
     write(tmp_path, DIGITS)
     failed = run_files.record(change(DIGITS, seed=1), status="failed", name="failed")
-    results.write_record(tmp_path, run_files.cut_short(failed, 2))
+    write_record(tmp_path, run_files.cut_short(failed, 2))
     assert [line[6] for line in speed_lines(tmp_path)] == ["1"]
 
 

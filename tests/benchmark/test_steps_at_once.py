@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import SETTINGS, silent, tiny_dataset
 
-from zsharp_jax.benchmark import program
-from zsharp_jax.benchmark.checkpoints import Checkpoints
-from zsharp_jax.benchmark.train import train
+from zsharp_jax.benchmark.training import program
+from zsharp_jax.benchmark.training.checkpoints import Checkpoints
+from zsharp_jax.benchmark.training.loop import train
 
 RUN = dataclasses.replace(SETTINGS, method="adamw", batch_size=8)  # two epochs of six steps
 CUT_SHORT = dataclasses.replace(RUN, epochs=None, steps=9)

@@ -1,11 +1,21 @@
 """The tables of a study are made of its runs, seed by seed, each method at its best rho."""
 
 import dataclasses
+import math
 
+import numpy as np
+import pytest
 from tiny import SETTINGS
 
-from zsharp_jax.benchmark.methods import METHODS
-from zsharp_jax.benchmark.study import PARTS, STUDIED, best, cells_of, difference, study_markdown
+from zsharp_jax.benchmark.commands.study import STUDIED
+from zsharp_jax.benchmark.reporting import questions
+from zsharp_jax.benchmark.reporting.contrasts import Contrast, difference
+from zsharp_jax.benchmark.reporting.parts import PARTS, difference_in
+from zsharp_jax.benchmark.reporting.passes_figure import draw_gains
+from zsharp_jax.benchmark.reporting.study import study_markdown
+from zsharp_jax.benchmark.reporting.study_cells import best, cells_of
+from zsharp_jax.benchmark.reporting.study_figure import draw_against_length
+from zsharp_jax.benchmark.runs.methods import METHODS
 
 
 def record(method, rho, seed, accuracy, status="finished"):
@@ -15,7 +25,7 @@ def record(method, rho, seed, accuracy, status="finished"):
         "status": status,
         "command": ["zsharp-bench", "compare"],
         "settings": settings.as_dict(),
-        "final": final | {"perturbation_norm": rho},
+        "final": final | {"perturbation_norm": 0.0 if method == "adamw" else rho},
         "device": {"kind": "cpu", "platform": "cpu"},
     }
 
@@ -44,15 +54,15 @@ def test_each_method_and_rho_has_a_row_and_the_best_rho_is_marked():
     text = study_markdown(RECORDS, COMMAND)
     assert "`zsharp-bench study --out 'a b'`" in text.splitlines()
     assert rows(text, "adamw") == [
-        ["adamw", "", "2", "91.00 ± 1.41", "0.500", "0.750", "0.250", "0.0500"]
+        ["adamw", "1", "", "0", "2", "91.00 ± 1.41", "0.500", "0.750", "0.250"]
     ]
-    assert [row[:4] for row in rows(text, "sam")] == [
-        ["sam", "0.05", "2", "92.00 ± 1.41"],
-        ["sam", "0.1", "2", "95.00 ± 2.83 *"],
+    assert [row[:6] for row in rows(text, "sam")] == [
+        ["sam", "2", "0.05", "0.0500", "2", "92.00 ± 1.41"],
+        ["sam", "2", "0.1", "0.100", "2", "95.00 ± 2.83 *"],
     ]
-    assert [row[:4] for row in rows(text, "zsharp")] == [
-        ["zsharp", "0.05", "2", "93.50 ± 2.12 *"],
-        ["zsharp", "0.1", "1/2", "80.00"],
+    assert [row[2:6] for row in rows(text, "zsharp")] == [
+        ["0.05", "0.0500", "2", "93.50 ± 2.12 *"],
+        ["0.1", "0.100", "1/2", "80.00"],
     ]
 
 
@@ -65,8 +75,109 @@ def test_a_part_is_the_difference_at_the_same_seed():
     # One seed is common at rho 0.1; the best of both are zsharp at 0.05 and sam at 0.1.
     assert filtering[1:4] == ["sam", "zsharp", "1.00"]
     assert filtering[4:] == ["+1.50 ± 0.50", "-13.00", "-1.50 ± 0.50"]
-    radius, _ = rows(text, "the radius alone")
-    assert radius[3:] == ["", "", "", ""]  # not trained
+    assert not rows(text, "the radius alone")  # not trained
+
+
+def test_a_contrast_has_its_interval_and_is_corrected_for_all_that_were_looked_at():
+    text = study_markdown(RECORDS, COMMAND)
+    # The filter at both lengths; sam and zsharp at their best, each against two; robustness.
+    assert "Contrasts looked at: 6." in text
+    same, longer = rows(text, "the z-score filter")
+    assert same[1:6] == ["zsharp", "sam", "0.0500", "2", "+1.50"]
+    assert longer[3:] == ["0.100", "1", "-13.00", "", "", ""]  # one common seed
+    gains = [0.01, 0.02]
+    error = abs(gains[1] - gains[0]) / math.sqrt(2) / math.sqrt(2)
+    margin = 12.7062 * error  # the 97.5 % quantile of t with one degree of freedom
+    low, high = map(float, same[6].split(" to "))
+    assert (low, high) == pytest.approx((1.5 - 100 * margin, 1.5 + 100 * margin), abs=0.006)
+    sam, zsharp = rows(text, "instead of adamw")
+    assert sam[1:6] == ["sam", "adamw", "0.100 and 0", "2", "+4.00"]
+    assert zsharp[1:6] == ["zsharp", "adamw", "0.0500 and 0", "2", "+2.50"]
+    assert zsharp[7:] == ["0.1257", "0.7540"]  # the smallest p, times six
+
+
+def validated(method, rho, seed, validation, test, **settings):
+    made = record(method, rho, seed, test)
+    made["settings"] |= {"split_seed": True, **settings}
+    made["final"] |= {
+        "validation_accuracy": validation,
+        "calibration_error": 0.125,
+        "best_epoch": 3,
+    }
+    return made
+
+
+def test_radii_are_chosen_on_validation_images_alone():
+    runs = [
+        validated("sam", rho, seed, validation, test)
+        for seed in (0, 1)
+        for rho, validation, test in [(0.1, 0.9, 0.5), (0.2, 0.8, 0.99)]
+    ]
+    cells = cells_of(runs)
+    assert best(cells, "sam").rho == 0.1
+    text = study_markdown(runs, COMMAND)
+    first, _ = rows(text, "sam")
+    assert first[5:9] == ["50.00 ± 0.00 *", "90.00 ± 0.00", "3.0", "0.125"]
+    assert "Part by part" not in text and "looked at once" in text
+
+
+def test_a_radius_whose_runs_failed_is_not_the_best():
+    runs = [record("sam", 0.1, seed, 0.8) for seed in (0, 1)]
+    runs += [record("sam", 1.6, 0, 0.9), record("sam", 1.6, 1, None, status="failed")]
+    assert best(cells_of(runs), "sam").rho == 0.1
+    assert best(cells_of(runs[2:]), "sam").rho == 1.6
+
+
+def test_the_best_radius_is_judged_on_the_seeds_that_all_radii_have():
+    runs = [record("sam", 0.1, seed, accuracy) for seed, accuracy in enumerate([0.8, 0.1])]
+    runs += [record("sam", 0.2, 0, 0.7)]  # cut off before the second seed, which is a hard one
+    assert best(cells_of(runs), "sam").rho == 0.1
+
+
+def test_quantiles_are_methods_of_their_own_and_compared_at_equal_length():
+    runs = [
+        validated("zsharp", 0.1, seed, 0.5, quantile, quantile=quantile)
+        for seed in (0, 1)
+        for quantile in (0.0, 0.5, 0.75)
+    ]
+    runs += [validated("sam", 0.1, 0, 0.5, 0.25)]
+    cells = cells_of(runs)
+    assert [cell.name for cell in cells] == ["zsharp Q0", "zsharp Q0.5", "zsharp Q0.75", "sam"]
+    found = [(c.first, c.second, c.figures[0]) for c in questions.at_other_quantiles(cells)]
+    assert found == [
+        ("zsharp Q0.5", "zsharp Q0", (0.5, 0.0)), ("zsharp Q0.75", "zsharp Q0", (0.75, 0.0)),
+    ]  # fmt: skip
+    assert len(list(questions.at_equal_length(cells))) == 3
+
+
+def test_robustness_is_what_is_lost_less_than_sam_from_the_best_to_the_longest():
+    runs = [record("sam", 0.1, 0, 0.9), record("sam", 1.0, 0, 0.4)]
+    runs += [record("zsharp", 0.1, 0, 0.7), record("zsharp", 1.0, 0, 0.6)]
+    (contrast,) = questions.where_too_long(cells_of(runs))
+    assert (contrast.first, contrast.second) == ("zsharp", "sam")
+    assert difference(contrast).mean == pytest.approx(0.5 - 0.1)
+
+
+def test_the_code_of_the_authors_is_compared_with_sam_of_its_length():
+    runs = [record("sam", 0.28, 0, 0.5), record("zsharp_reference", 0.283, 0, 0.75)]
+    (contrast,) = questions.at_equal_length(cells_of(runs))
+    assert contrast.second == "sam" and difference(contrast).mean == 0.25
+    (contrast,) = questions.at_equal_length(cells_of([*runs, record("sam_matched", 0.28, 0, 0.5)]))
+    assert contrast.second == "sam_matched"
+
+
+@pytest.mark.parametrize("gain, p", [(0.0, 1.0), (0.25, 0.0)])
+def test_a_difference_that_never_varies_has_no_spread(gain, p):
+    found = difference(Contrast("", "", "", "", [(0.5 + gain, 0.5), (0.75 + gain, 0.75)]))
+    assert found == (2, gain, gain, gain, p)
+
+
+def test_the_picture_has_a_line_for_each_method_in_a_band():
+    figure = draw_against_length(cells_of(RECORDS), "title")
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.get_lines()] == ["adamw", "sam", "zsharp"]
+    assert axes.get_xscale() == "log"
+    assert axes.get_lines()[1].get_xydata().tolist() == [[0.05, 92.0], [0.1, 95.0]]
 
 
 def test_the_same_is_told_of_the_clean_loss_and_of_the_length():
@@ -79,18 +190,18 @@ def test_the_same_is_told_of_the_clean_loss_and_of_the_length():
 
 def test_differences_need_a_common_seed():
     cells = cells_of(RECORDS)
-    assert difference(best(cells, "sam"), None) is None
+    assert difference_in(best(cells, "sam"), None, "test_accuracy") is None
     (other,) = cells_of([record("asam", 0.5, 7, 0.9)])
-    assert difference(best(cells, "sam"), other) is None
+    assert difference_in(best(cells, "sam"), other, "test_accuracy") is None
 
 
 def test_a_method_of_which_no_run_finished_has_a_row_without_figures():
     text = study_markdown([*RECORDS, record("asam", 0.1, 0, None, status="failed")], COMMAND)
-    assert rows(text, "asam") == [["asam", "0.1", "0/1", "", "", "", "", ""]]
+    assert rows(text, "asam") == [["asam", "2", "0.1", "", "0/1", "", "", "", ""]]
 
 
 def test_all_that_is_compared_is_trained():
-    assert set(STUDIED) == set(METHODS)
+    assert set(STUDIED) <= set(METHODS)
     assert {method for part in PARTS for method in part[:2]} <= set(STUDIED)
 
 
@@ -98,3 +209,22 @@ def test_rows_come_in_the_order_in_which_runs_do():
     assert [(cell.method, cell.rho) for cell in cells_of(RECORDS)] == [
         ("adamw", None), ("sam", 0.05), ("sam", 0.1), ("zsharp", 0.05), ("zsharp", 0.1),
     ]  # fmt: skip
+
+
+def test_the_gains_stand_by_passes_and_a_line_marks_half_of_that_of_sam():
+    accuracies = {"adamw": 0.5, "sam": 0.7, "sam_one_pass": 0.6, "gsam": 0.75}
+    runs = [
+        record(name, 0.05, seed, accuracy + seed / 100)
+        for name, accuracy in accuracies.items()
+        for seed in (0, 1)
+    ]
+    figure = draw_gains(cells_of(runs), "title")
+    assert figure is not None
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["sam_one_pass, 1", "sam, 2", "gsam, 2"]
+    gains = [container.lines[0].get_xdata().item() for container in axes.containers]
+    np.testing.assert_allclose(gains, [10, 20, 25])
+    marks = {line.get_label(): line.get_xdata()[0] for line in axes.get_lines()[-2:]}
+    assert marks == pytest.approx({"SAM's gain": 20, "half of it": 10})
+    assert draw_gains(cells_of(runs[2:]), "without adamw") is None

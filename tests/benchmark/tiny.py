@@ -1,14 +1,25 @@
 """A dataset, a network and settings small enough to train in a test."""
 
-import functools
-
+import flax.linen as nn
 import numpy as np
 
-from zsharp_jax.benchmark.data import Dataset
-from zsharp_jax.benchmark.settings import Settings
-from zsharp_jax.models.resnet import ResNet
+from zsharp_jax.benchmark.datasets.images import Dataset
+from zsharp_jax.benchmark.runs.settings import Settings
+from zsharp_jax.models.layers import batch_norm, conv3x3
 
-SMALL_RESNET = functools.partial(ResNet, blocks=1, widths=(16,))
+
+class OneConvolution(nn.Module):
+    """A network with BatchNorm that compiles at once."""
+
+    num_classes: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images, train):
+        outputs = conv3x3(self.dtype, use_bias=False)(4, strides=2)(images)
+        outputs = nn.relu(batch_norm(self.dtype, train)()(outputs)).mean((1, 2))
+        return nn.Dense(self.num_classes)(outputs)
+
 
 SETTINGS = Settings(
     dataset="digits", model="resnet8", method="zsharp", seed=0, epochs=2, batch_size=16

@@ -2,17 +2,20 @@
 
 It exits with 0 where all went well, and where SIGTERM ended it and all is kept; with 1 where a run
 failed or a result could not be written, with 2 where the request could not be met, and with 130
-after Ctrl-C. What went wrong is said in one line.
+after Ctrl-C. The commands import what they need when they run, so that help is there at once and
+without the extras. What went wrong is said in one line.
 """
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from zsharp_jax.benchmark import interrupts
-from zsharp_jax.benchmark.errors import OutputError, RequestError
+from zsharp_jax.benchmark.commands import parser
+from zsharp_jax.benchmark.errors import INSTALL, OutputError, RequestError
+from zsharp_jax.benchmark.training import interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -23,23 +26,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="replace")  # a terminal that has no ε
     try:
         with interrupts.remembered():
-            # In here, since Flax takes a second to import, and may not be there.
-            from zsharp_jax.benchmark import commands
-
-            code = commands.execute(arguments)
+            code = parser.execute(arguments)
             sys.stdout.flush()
         sys.exit(code)
     except RequestError as error:
         _say(str(error))
         sys.exit(2)
     except ModuleNotFoundError as error:
-        _say(f'{str(error.name).split(".")[0]} is missing: pip install "zsharp-jax[bench]"')
+        _say(f"{str(error.name).split('.')[0]} is missing: {INSTALL}")
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has gone, and the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except interrupts.Terminated as stop:
         _say(str(stop), kind="")
+        if stop.by_hand:
+            _exit_at_once(130)
         sys.exit(0)
     except OutputError as error:
         _say(str(error))
@@ -49,10 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted; runs that had finished are kept", kind="")
-        sys.stdout.flush()
-        # Not `sys.exit`: XLA may still compile in a thread, and crashes where Python tidies up.
-        os._exit(130)
+        _exit_at_once(130)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    # Not `sys.exit`: XLA may still compile in a thread, and crashes where Python tidies up.
+    os._exit(code)
 
 
 def _say(message: str, kind: str = "error: ") -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()  # this is the last line, also where both go to one file
     print(f"zsharp-bench: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

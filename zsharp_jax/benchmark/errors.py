@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+INSTALL = 'pip install -e ".[bench]" in a clone, or pip install "zsharp-jax[bench]"'
+
 
 class RequestError(Exception):
     """A request that cannot be met, said in one line; the command exits with 2."""
@@ -13,14 +15,10 @@ class OutputError(Exception):
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Returns `name` if it is one of `names`, else raises with all of them, the nearest first."""
-    names = list(names)
-    if name not in names:
-
-        def distance(candidate: str) -> float:
-            return -difflib.SequenceMatcher(None, name, candidate).ratio()
-
-        raise RequestError(
-            f"unknown {kind} {name!r}, known: {', '.join(sorted(names, key=distance))}"
-        )
-    return name
+    """Returns `name` if it is one of `names`, else raises with all of them and the nearest."""
+    names = sorted(names)
+    if name in names:
+        return name
+    alike = difflib.get_close_matches(name, names, n=1)
+    meant = f"; did you mean {alike[0]}?" if alike else ""
+    raise RequestError(f"unknown {kind} {name!r}, known: {', '.join(names)}{meant}")

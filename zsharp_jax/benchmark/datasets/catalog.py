@@ -2,6 +2,8 @@
 
 import dataclasses
 
+TIMEOUT = 10.0  # seconds that a download waits for an answer
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

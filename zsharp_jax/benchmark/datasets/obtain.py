@@ -14,7 +14,7 @@ from zsharp_jax.benchmark.datasets import archive as archives
 from zsharp_jax.benchmark.datasets import cache, cifar, progress, tiny_imagenet
 from zsharp_jax.benchmark.datasets.archive import Archive
 from zsharp_jax.benchmark.datasets.cache import Cache, Provenance
-from zsharp_jax.benchmark.datasets.catalog import Source
+from zsharp_jax.benchmark.datasets.catalog import TIMEOUT, Source
 from zsharp_jax.benchmark.datasets.contents import Contents, Images
 from zsharp_jax.benchmark.errors import RequestError
 
@@ -43,7 +43,7 @@ class Origin:
     data_dir: pathlib.Path | None = None
     archive: pathlib.Path | None = None
     verify: bool = True
-    timeout: float = 10.0
+    timeout: float = TIMEOUT
 
     def __post_init__(self) -> None:
         if not (self.timeout > 0 and math.isfinite(self.timeout)):

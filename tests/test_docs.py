@@ -1,0 +1,38 @@
+"""The pages name every public name, and every page can be found."""
+
+import inspect
+import pathlib
+import re
+
+import zsharp_jax
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def listed(page, directive):
+    """What stands in the blocks of a directive, an entry a line."""
+    blocks = re.findall(rf"{directive}.*?\n```", (DOCS / page).read_text("utf8"), re.DOTALL)
+    return re.findall(r"^ *([\w./]+)$", "\n".join(blocks), re.MULTILINE)
+
+
+def test_every_public_name_has_a_page():
+    names = public(zsharp_jax) | {f"sharpness.{name}" for name in public(zsharp_jax.sharpness)}
+    assert sorted(listed("api.md", "autosummary::")) == sorted(names)
+
+
+def public(module):
+    names = {name for name in dir(module) if not name.startswith("_")}
+    return {name for name in names if not inspect.ismodule(getattr(module, name))}
+
+
+def test_every_page_is_in_the_contents():
+    pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
+    assert pages <= set(listed("index.md", "{toctree}"))
+
+
+def test_every_example_is_shown():
+    examples = {path.name for path in (DOCS.parent / "examples").glob("*.py")}
+    shown = re.findall(
+        r"\{literalinclude\} \.\./examples/(\S+)", (DOCS / "examples.md").read_text("utf8")
+    )
+    assert sorted(shown) == sorted(examples)

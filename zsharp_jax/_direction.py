@@ -1,0 +1,116 @@
+"""Whether a transformation goes uphill or downhill, found by a small trial before the training."""
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from zsharp_jax._precision import at_least_float32_dtype
+
+UPHILL, DOWNHILL = 1, -1
+
+_MOST_UPDATES = 8  # a warm-up starts at 0, and `optax.MultiSteps` waits
+
+
+_Pairs = list[tuple[np.ndarray, np.ndarray]]  # of each leaf the gradient and its first update
+
+
+def goes(side: int, transformation: Any, params: optax.Params) -> bool:
+    """Whether the first update that is not zero lies along the gradient (uphill) or against it.
+
+    The trial takes the first and the last leaf of the parameters. If it fails, or one leaf goes up
+    and the other down, the answer is no.
+    """
+    leaves = len(jax.tree.leaves(params))
+
+    def all_go(pairs: _Pairs) -> bool:
+        return {_side(*pair) for pair in pairs} - {0} == {side}
+
+    return _holds(all_go, transformation, params, {0, leaves - 1})
+
+
+def some_leaf_goes(side: int, transformation: Any, params: optax.Params) -> bool:
+    """Whether that of some leaf does, of all leaves."""
+    return _holds(lambda pairs: side in {_side(*pair) for pair in pairs}, transformation, params)
+
+
+def hands_on(transformation: Any, params: optax.Params) -> bool:
+    """Whether the first update of some leaf is its gradient, but for entries that are zero."""
+
+    def is_raw(gradient: np.ndarray, update: np.ndarray) -> bool:
+        return bool(np.any(update != 0) and np.all((update == 0) | (update == gradient)))
+
+    # Of gradients that are too small to be clipped.
+    return _holds(
+        lambda pairs: any(is_raw(*pair) for pair in pairs), transformation, params, size=2**-10
+    )
+
+
+def _holds(
+    law: Callable[[_Pairs], bool],
+    transformation: Any,
+    params: optax.Params,
+    places: Collection[int] | None = None,
+    size: float = 1.0,
+) -> bool:
+    """Whether the first updates of some leaves, or all, keep a law; no if the trial fails."""
+    try:
+        with _on_the_host():
+            # Noise lies on one side by chance, but not for both signs of the gradient.
+            signs = (size, -size)
+            return all(law(_first_updates(transformation, params, s, places)) for s in signs)
+    except Exception:  # whatever the transformation needs and is not given here
+        return False
+
+
+def _first_updates(
+    transformation: Any, params: optax.Params, factor: float, places: Collection[int] | None
+) -> _Pairs:
+    """The first updates that are not all zero of leaves cut to two entries an axis, at 0."""
+    leaves, treedef = jax.tree.flatten(params)
+    places = range(len(leaves)) if places is None else places
+    small = [_small(leaf) if place in places else None for place, leaf in enumerate(leaves)]
+    params = jax.tree.unflatten(treedef, small)
+    gradients = jax.tree.map(lambda leaf: factor * _ramp(leaf), params)
+
+    def first_update():
+        return update(transformation.init(params))
+
+    def update(state):
+        step = optax.with_extra_args_support(transformation).update
+        links = {"clean_gradients": gradients, "perturbation": gradients}
+        return step(gradients, state, params, value=1.0, **links)
+
+    # Programs that are compiled ahead run within a trace of the user's too.
+    updates, state = jax.jit(first_update).lower().compile()()
+    for _ in range(_MOST_UPDATES - 1):
+        if any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(updates))):
+            break
+        updates, state = jax.jit(update).lower(state).compile()(state)
+    pairs = jax.tree.map(lambda *pair: pair, gradients, jax.device_get(updates))
+    return jax.tree.leaves(pairs, is_leaf=lambda node: type(node) is tuple)
+
+
+def _small(leaf: Any) -> np.ndarray:
+    shape = [min(length, 2) for length in jnp.shape(leaf)]
+    return np.zeros(shape, at_least_float32_dtype(jnp.result_type(leaf)))
+
+
+def _ramp(leaf: np.ndarray) -> np.ndarray:
+    return 1 + np.arange(leaf.size).reshape(leaf.shape).astype(leaf.dtype)
+
+
+def _side(gradient: np.ndarray, update: np.ndarray) -> int:
+    return int(np.sign(np.sum(np.real(update * np.conj(gradient)))))
+
+
+def _on_the_host() -> AbstractContextManager[Any]:
+    # An accelerator takes longer to compile, and its guard on transfers may be on.
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return nullcontext()

@@ -1,0 +1,121 @@
+"""All layers as rows of one buffer, for accelerators: a pass is a kernel or two, whatever the
+number of layers. On a CPU this takes twenty times as long as the layers where they are."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from zsharp_jax._precision import widest
+from zsharp_jax._selection._search import CountBelow, Search, bits_of
+from zsharp_jax._selection._threshold import Request, Threshold, threshold_of
+
+BITS_A_PASS, CANDIDATES = 4, 15
+ROW = 1024
+
+
+class Shard(NamedTuple):
+    """What this device has of a leaf.
+
+    Attributes:
+        entries: Of shape (*stacked, ...).
+        layers: The number of each layer it has some of, counted over all leaves.
+        is_counted: Whether this device counts them: another may have the same.
+    """
+
+    entries: jax.Array
+    layers: jax.Array
+    is_counted: jax.Array | bool = True
+
+
+def thresholds_in_rows(leaves: Sequence[jax.Array], request: Request) -> list[Threshold]:
+    """The thresholds of every leaf."""
+    shards, sizes = [], []
+    for leaf, stacked in zip(leaves, request.stacked, strict=True):
+        count = math.prod(leaf.shape[:stacked])
+        shards.append(Shard(leaf, len(sizes) + jnp.arange(count, dtype=jnp.int32)))
+        sizes += [leaf.size // count] * count
+    return threshold_of_shards(shards, sizes, request).of_leaves(leaves, request)
+
+
+def threshold_of_shards(
+    shards: Sequence[Shard],
+    sizes: list[int],
+    request: Request,
+    total: Callable[[jax.Array], jax.Array] | None = None,
+) -> Threshold:
+    """The threshold of every layer; `total` adds up over the devices that have some of it."""
+    rows = Rows(shards, sizes, total or (lambda of_layers: of_layers))
+    return threshold_of(rows, request, BITS_A_PASS, Search.to_the_last_bit)
+
+
+class Rows:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        sizes: list[int],
+        total: Callable[[jax.Array], jax.Array],
+    ):
+        self.sizes, self.total = sizes, total
+        dtype = widest(*[shard.entries for shard in shards])
+        alike: dict[int, list[Shard]] = {}  # each filling of rows is a kernel
+        for shard in shards:
+            alike.setdefault(shard.entries.size // shard.layers.size, []).append(shard)
+        pieces = [_in_rows(each, dtype) for each in alike.values()]
+        self.buffer, self.layer_of_row, self.used = map(jnp.concatenate, zip(*pieces, strict=True))
+        # Written once: without the barrier every pass would look its entries up anew.
+        self.buffer = jax.lax.optimization_barrier(self.buffer)
+        self.zero = jnp.zeros_like(self.buffer[0, 0])
+
+    def sums(self, term: Callable[..., jax.Array], *own: Any) -> jax.Array:
+        terms = term(self.buffer, *map(self._beside_entries, own))
+        return self._of_layers(jnp.sum(jnp.where(self._is_entry(), terms, 0), axis=1)[None])[:, 0]
+
+    def counts_below(self, height: Callable[..., jax.Array], *own: Any) -> CountBelow:
+        beside = jax.tree.map(self._beside_entries, own)
+        # In the place of the buffer. Nothing counts as below what is no entry.
+        heights = jnp.where(self._is_entry(), height(self.buffer, *beside), jnp.nan)
+        heights = jax.lax.optimization_barrier(heights)
+
+        def count_below(candidates):
+            bits, each = bits_of(heights), self._beside_entries(candidates.T)
+            below = tuple((bits < column).astype(jnp.int32) for column in each)
+            add = lambda totals, more: tuple(map(jax.lax.add, totals, more))  # noqa: E731
+            below = jax.lax.reduce(below, (jnp.int32(0),) * CANDIDATES, add, (1,))  # one kernel
+            return self._of_layers(jnp.stack(below))
+
+        return count_below
+
+    def _is_entry(self) -> jax.Array:
+        # Without the barrier what several passes need of this would be kept in memory.
+        return jnp.arange(ROW)[None] < jax.lax.optimization_barrier(self.used)[:, None]
+
+    def _beside_entries(self, of_layers: jax.Array) -> jax.Array:
+        """Of shape (..., layers) as (..., rows, 1)."""
+        return of_layers[..., self.layer_of_row, None]
+
+    def _of_layers(self, of_rows: jax.Array) -> jax.Array:
+        """Sums over the rows of each layer, of shape (..., rows) as (layers, ...)."""
+        own = self.layer_of_row[None] == jnp.arange(len(self.sizes), dtype=jnp.int32)[:, None]
+        terms = jnp.where(own[:, None], of_rows[None], 0)
+        return self.total(jnp.sum(terms, axis=-1, dtype=of_rows.dtype))
+
+
+def _in_rows(shards: Sequence[Shard], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The entries of layers of one size in rows, the layer of each row, and how many entries of a
+    row are some."""
+    layers = jnp.concatenate([shard.layers.reshape(-1) for shard in shards])
+    entries = jnp.concatenate(
+        [shard.entries.reshape(shard.layers.size, -1).astype(dtype) for shard in shards]
+    )
+    is_counted = jnp.concatenate(
+        [jnp.broadcast_to(shard.is_counted, shard.layers.size) for shard in shards]
+    )
+    rows = -(-entries.shape[1] // ROW)
+    missing = rows * ROW - entries.shape[1]
+    entries = jnp.pad(entries, ((0, 0), (0, missing))).reshape(-1, ROW)
+    used = jnp.where(jnp.arange(rows) < rows - 1, ROW, ROW - missing)
+    used = jnp.where(is_counted[:, None], used[None], 0)
+    return entries, jnp.repeat(layers, rows), used.reshape(-1)

@@ -1,0 +1,1 @@
+"""The commands of `zsharp-bench`, a file each."""

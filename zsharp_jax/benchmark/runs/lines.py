@@ -1,0 +1,93 @@
+"""Files with a line of JSON for each run, such as `runs.jsonl`; whole at any time."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from zsharp_jax.benchmark.runs.fields import DamagedError, Record, brief, word
+from zsharp_jax.benchmark.runs.files import write_whole
+from zsharp_jax.benchmark.runs.json_files import content_of, parsed
+
+T = TypeVar("T")
+
+
+def lines_of(path: pathlib.Path) -> list[bytes]:
+    """The lines of a file that hold anything; none where there is no file."""
+    return [line for line in path.read_bytes().splitlines() if line] if path.is_file() else []
+
+
+def read_records(
+    path: pathlib.Path, most: int, problems: list[str], read: Callable[[str, Record], T]
+) -> dict[str, T]:
+    """What the lines of a file tell, by the names of the runs.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+        problems: Where a sentence is added for each line that is damaged.
+        read: From the name and the record of a run to what it tells, or a `DamagedError`.
+    """
+    found = {}
+    try:
+        lines = content_of(path, most).splitlines()
+    except (OSError, DamagedError) as error:
+        problems.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+        return {}
+    for place, line in enumerate(lines, 1):
+        try:
+            record = parsed(line)
+            name = name_of(record)
+            found[name] = read(name, record)
+        except DamagedError as error:
+            problems.append(f"{path}, line {place}: {error}")
+    return found
+
+
+def put_records(path: pathlib.Path, records: Mapping[str, Record]) -> None:
+    """Adds lines to a file, or replaces those of the same runs; a damaged line stays.
+
+    No other process may write to the file meanwhile, see `alone_in`.
+
+    Args:
+        path: The file.
+        records: What its lines hold, by the names of the runs.
+    """
+    kept = {}
+    for number, line in enumerate(lines_of(path), 1):
+        try:
+            kept[name_of(parsed(line))] = line
+        except DamagedError:
+            kept[f"~{number}"] = line  # not ours to throw away
+    for name, record in records.items():
+        kept[name] = json.dumps(record, allow_nan=False).encode()
+    write_whole(path, b"".join(kept[name] + b"\n" for name in sorted(kept)))
+
+
+def name_of(record: object) -> str:
+    """The name of a run.
+
+    Raises:
+        DamagedError: If a line has none.
+    """
+    if not isinstance(record, dict):
+        raise DamagedError(f"not a run: {brief(record)}")
+    return word(record, "name")
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Within it no other process does so there, as far as the system can tell them apart."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

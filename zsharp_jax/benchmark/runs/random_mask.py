@@ -1,0 +1,46 @@
+"""A random mask in place of the filter's: what tells whether it matters which entries are kept."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zsharp_jax import zscore_filter
+
+
+class KeepAtRandomState(NamedTuple):
+    """What one ascent hands to the next.
+
+    Attributes:
+        key: The PRNG key of the next mask.
+    """
+
+    key: jax.Array
+
+
+def keep_at_random(quantile: float) -> optax.GradientTransformation:
+    """Keeps as many entries of each tensor as `zscore_filter` does, drawn anew at each step.
+
+    What `zscore_filter` keeps of noise is a random choice of just that size. The first key comes
+    from the initial weights, so that each seed has masks of its own.
+    """
+    outstanding = zscore_filter(quantile)
+
+    def init_fn(params):
+        total = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(params))
+        return KeepAtRandomState(jax.random.key(jax.lax.bitcast_convert_type(total, jnp.uint32)))
+
+    def update_fn(updates, state, params=None):
+        del params
+        next_key, noise_key = jax.random.split(state.key)
+        noise = optax.tree.random_like(noise_key, updates, jax.random.normal)
+        chosen, _ = outstanding.update(noise, optax.EmptyState())
+
+        def keep(gradient, chosen):
+            is_kept = (chosen != 0) | (gradient.ndim < 2)
+            return jnp.where(is_kept, gradient, jnp.zeros_like(gradient))
+
+        return jax.tree.map(keep, updates, chosen), KeepAtRandomState(next_key)
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,139 @@
+"""What is shown while runs are trained: a bar over all and the figures of the present one; where
+nobody watches a terminal, a line for each epoch."""
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.text
+
+from zsharp_jax.benchmark.runs.outcome import Outcome
+from zsharp_jax.benchmark.training import interrupts
+from zsharp_jax.benchmark.training.loop import Standing
+
+
+class RunProgress:
+    """A bar with what is trained and the time left; below it epoch, losses, accuracy and speed.
+
+    Steps that need not be taken, since a checkpoint or a run file has them, are taken off the
+    total: they would pass for speed.
+
+    Args:
+        total: How many steps all runs take.
+        batch_size: How many images a step takes.
+        console: Where it is shown; standard error by default.
+        lines: Whether a line for each epoch is printed; by default where standard output or
+            `console` is no terminal, as with `> log`, in a batch system, and in CI.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        batch_size: int,
+        console: rich.console.Console | None = None,
+        lines: bool | None = None,
+    ) -> None:
+        self._batch_size = batch_size
+        console = console or rich.console.Console(stderr=True)
+        self._lines = prints_lines(console) if lines is None else lines
+        self._bar = bar_above_figures(console)
+        self._task = self._bar.add_task("", total=total, figures="")
+        self._total = total
+        self._before = 0  # steps that were taken in the runs that are over
+        self._skipped: int | None = None  # steps of the present run; None before its first report
+        self._taken = 0  # of the present run
+
+    def __enter__(self) -> "RunProgress":
+        return self  # the bar starts with the first run that is not taken from its file
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def tell(self, description: str) -> None:
+        """Says what is being done."""
+        self._bar.start()
+        self._bar.update(self._task, description=description, figures="", refresh=True)
+
+    def report(self, standing: Standing) -> None:
+        """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
+        interrupts.check()
+        if self._skipped is None:
+            self._skipped = standing.steps - 1
+            self._total -= self._skipped
+        self._taken = standing.steps - self._skipped
+        speed = self._bar.tasks[self._task].speed  # steps per second
+        self._update(figures=figures_of(standing, speed and speed * self._batch_size))
+
+    def tell_epoch(self, run: str, epochs: int, outcome: Outcome) -> None:
+        """Prints what an epoch came to, where lines are printed.
+
+        Args:
+            run: What is trained.
+            epochs: How many epochs it takes.
+            outcome: What has been found so far.
+        """
+        if not self._lines:
+            return
+        last = {name: values[-1] for name, values in outcome.curves.items()}
+        line = (
+            f"{run}: epoch {outcome.epochs} of {epochs}: epoch mean of the clean loss "
+            f"{last['train_loss']:.4f}, sharp loss {last['sharp_loss']:.4f}; {outcome.judged} acc. "
+            f"{last[f'{outcome.judged}_accuracy']:.2%}; {last['seconds']:.1f} s"
+        )
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # whoever read it has gone, as `head` does; the run goes on
+            self._lines = False
+
+    def finish_run(self, steps: int, error: str | None) -> None:
+        """Counts a run of so many steps as done, and says why it stopped early if it did."""
+        if error:
+            self._bar.console.print(f"failed: {error}", markup=False, highlight=False)
+        self._total -= steps - (self._skipped or 0) - self._taken
+        self._before += self._taken
+        self._skipped, self._taken = None, 0
+        self._update()
+
+    def _update(self, **fields: Any) -> None:
+        completed = self._before + self._taken
+        self._bar.update(self._task, total=self._total, completed=completed, **fields)
+
+
+def prints_lines(console: rich.console.Console) -> bool:
+    """Whether nobody watches a bar, so that lines are printed."""
+    return not (console.is_terminal and sys.stdout.isatty())
+
+
+def bar_above_figures(console: rich.console.Console) -> rich.progress.Progress:
+    """A bar with what is done and the time left, above the field `figures` of its task."""
+    return _BarAboveFigures(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeRemainingColumn(compact=True),
+        console=console,
+    )
+
+
+def figures_of(standing: Standing, images_per_second: float | None) -> str:
+    """The line below the bar, of fewer than 80 columns; what is not known yet is left out."""
+    figures = [
+        f"epoch {standing.epoch}/{standing.epochs}",
+        f"last batch: loss {standing.loss:.3f}",
+        f"sharp {standing.sharp_loss:.3f}",
+    ]
+    if not math.isnan(standing.accuracy):
+        figures.append(f"{standing.judged} {standing.accuracy:.1%}")
+    if images_per_second:
+        figures.append(f"{images_per_second:,.0f} images/s")
+    return ", ".join(figures)
+
+
+class _BarAboveFigures(rich.progress.Progress):
+    def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+        yield from super().get_renderables()
+        yield from (rich.text.Text(task.fields["figures"]) for task in self.tasks)

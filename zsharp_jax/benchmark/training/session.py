@@ -1,0 +1,278 @@
+"""Several runs in a row as a user sees them: a progress bar, and a run file each."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+
+from zsharp_jax.benchmark.datasets.images import load
+from zsharp_jax.benchmark.datasets.obtain import Origin
+from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.runs.fields import DamagedError, Record
+from zsharp_jax.benchmark.runs.files import prepare_folder, refuse_existing
+from zsharp_jax.benchmark.runs.finished import finished_record
+from zsharp_jax.benchmark.runs.outcome import Outcome
+from zsharp_jax.benchmark.runs.packed import PACKED, pack, packed_records
+from zsharp_jax.benchmark.runs.records import make_record, write_record
+from zsharp_jax.benchmark.runs.resumable import (
+    CHECKPOINTS,
+    refuse_other_plans,
+    refuse_other_settings,
+    shorter_runs,
+)
+from zsharp_jax.benchmark.runs.settings import Settings
+from zsharp_jax.benchmark.runs.weights import SHA256, weights_path, write_weights
+from zsharp_jax.benchmark.training import interrupts
+from zsharp_jax.benchmark.training.budget import Budget
+from zsharp_jax.benchmark.training.checkpoints import Checkpoints
+from zsharp_jax.benchmark.training.events import EventFile
+from zsharp_jax.benchmark.training.images import RunImages
+from zsharp_jax.benchmark.training.loop import train
+from zsharp_jax.benchmark.training.program import Carry, Program, compile_program, on_device
+from zsharp_jax.benchmark.training.progress import RunProgress
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """How runs are carried out, which does not change their numbers.
+
+    Attributes:
+        command: The command that asked for them.
+        origin: Where the dataset may come from.
+        folder: Where to write.
+        checkpoint_every: After how many epochs a checkpoint is kept; None for never.
+        resume: Whether runs that have finished are taken from their files, and one that was broken
+            off goes on from its newest checkpoint.
+        overwrite: Whether runs that are there already are trained anew.
+        keep_weights: Whether runs keep their last weights.
+        tensorboard: Where the curves are written for TensorBoard; None for nowhere.
+        tables: The names of the files that are made of all runs when they are over; where there
+            are any, the files of finished runs are then packed into one.
+        one_plan: Whether a folder that holds runs with other settings is refused.
+        budget: For how many seconds runs are trained; None for as long as it takes.
+    """
+
+    command: Sequence[str]
+    origin: Origin
+    folder: pathlib.Path
+    checkpoint_every: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    keep_weights: bool = False
+    tensorboard: pathlib.Path | None = None
+    tables: Sequence[str] = ()
+    one_plan: bool = False
+    budget: float | None = None
+
+
+def run(runs: Sequence[Settings], request: Request) -> list[Record]:
+    """Trains all runs, and writes the file of each as soon as it is over.
+
+    Args:
+        runs: Of one dataset, as many of its images, and one batch size. Those that differ in seed
+            and rho alone are compiled once. Those of a seed are best next to each other where
+            their images are drawn.
+        request: How.
+
+    Returns:
+        What the files hold, in the order of the runs.
+
+    Raises:
+        RequestError: If the request cannot be met.
+        OutputError: If a checkpoint cannot be written.
+        Terminated: After a SIGTERM or Ctrl-C, and when the budget is over, with how to go on and
+            the records of the runs that had ended; these are kept, and so is where the present one
+            stands, whose file says that it is interrupted.
+    """
+    budget = Budget(request.budget)
+    prepare_folder(request.folder)
+    if request.tensorboard is not None:
+        prepare_folder(request.tensorboard, "--tensorboard")
+    _check_device()
+    images = RunImages(load(runs[0].dataset, request.origin))
+    steps_per_epoch = _checked_steps_per_epoch(runs[0], len(images.of(runs[0]).train_images))
+    total = sum(settings.planned_steps(steps_per_epoch) for settings in runs)
+    data_sha256 = images.sha256(runs[0])
+    if request.one_plan:
+        refuse_other_plans(request.folder, runs[0])
+    if request.resume:
+        refuse_other_settings(request.folder, runs, data_sha256)
+    elif not request.overwrite:
+        _refuse_existing(runs, request, data_sha256)
+
+    with interrupts.termination_noted(), RunProgress(total, runs[0].batch_size) as progress:
+
+        @functools.cache
+        def compiled(settings: Settings) -> Program:
+            progress.tell(f"{settings.method}: compiling")
+            return compile_program(settings, images.of(runs[0]))
+
+        def program_of(settings: Settings) -> Program:
+            program = compiled(dataclasses.replace(settings, seed=0, rho=0.0))
+            return dataclasses.replace(program, data=on_device(images.of(settings)))
+
+        trainer = _Trainer(request, data_sha256, program_of, progress, budget)
+        records = []
+        try:
+            for settings in runs:
+                records.append(trainer.record_of(settings))
+                budget.hold()
+                progress.finish_run(settings.planned_steps(steps_per_epoch), records[-1]["error"])
+        except interrupts.Terminated as stop:
+            again = [w for w in request.command if w not in ("--resume", "--overwrite")]
+            raise interrupts.Terminated(
+                f"stopped at {stop}; {len(records)} of {len(runs)} runs had ended; "
+                f"to go on: {shlex.join([*again, '--resume'])}",
+                records=records,
+            ) from None
+    if request.tables:
+        pack(request.folder, [record["name"] for record in records])
+    return records
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainer:
+    """Makes the record of one run after the other."""
+
+    request: Request
+    data_sha256: str
+    program_of: Callable[[Settings], Program]
+    progress: RunProgress
+    budget: Budget
+
+    def record_of(self, settings: Settings) -> Record:
+        """The record of a run, trained unless it is there already and that is enough."""
+        request = self.request
+        if request.resume and (record := self._finished(settings)):
+            with self._events(settings, record["steps_per_epoch"]) as events:
+                events.write(Outcome(steps=record["steps"], curves=record["curves"]))
+            return record
+        if interrupts.is_terminated():
+            raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: not begun")
+        program = self.program_of(settings)
+        name = f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}"
+        self.progress.tell(name)
+        digests: list[str] = []  # of the weights
+        epochs = math.ceil(
+            settings.planned_steps(program.steps_per_epoch) / program.steps_per_epoch
+        )
+        with (
+            self._events(settings, program.steps_per_epoch) as events,
+            _checkpoints(settings, request, self.data_sha256) as checkpoints,
+        ):
+
+            def keep(carry: Carry) -> None:
+                variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
+                digests.append(write_weights(self._weights(settings), jax.device_get(variables)))
+
+            def tell_epoch(outcome: Outcome) -> None:
+                events.write(outcome)
+                self.progress.tell_epoch(name, epochs, outcome)
+                seconds = epochs * outcome.curves["seconds"][-1]
+                self.budget.check(name, seconds, program.compile_seconds)
+
+            try:
+                with interrupts.steps_under_way():
+                    outcome = train(
+                        program,
+                        settings,
+                        self.progress.report,
+                        checkpoints,
+                        resume=request.resume,
+                        tell_epoch=tell_epoch,
+                        keep=keep if request.keep_weights else None,
+                    )
+            except interrupts.Terminated as stop:
+                if stop.outcome is not None:
+                    self._write(settings, program, stop.outcome)
+                raise
+        if not digests:  # or those of an earlier training would lie beside it
+            self._weights(settings).unlink(missing_ok=True)
+        return self._write(settings, program, outcome, *digests)
+
+    def _write(
+        self,
+        settings: Settings,
+        program: Program,
+        outcome: Outcome,
+        weights_sha256: str | None = None,
+    ) -> Record:
+        command = self.request.command
+        record = make_record(
+            settings,
+            outcome,
+            command,
+            self.data_sha256,
+            steps_per_epoch=program.steps_per_epoch,
+            compile_seconds=program.compile_seconds,
+        )
+        if weights_sha256:
+            record[SHA256] = weights_sha256
+        write_record(self.request.folder, record)
+        return record
+
+    def _weights(self, settings: Settings) -> pathlib.Path:
+        return weights_path(self.request.folder, settings.run_name(self.data_sha256))
+
+    def _events(self, settings: Settings, steps_per_epoch: int) -> contextlib.closing[EventFile]:
+        folder = self.request.tensorboard
+        if folder is not None:
+            folder /= settings.run_name(self.data_sha256)
+        return contextlib.closing(EventFile(folder, steps_per_epoch, settings.batch_size))
+
+    def _finished(self, settings: Settings) -> Record | None:
+        try:
+            record = finished_record(self.request.folder, settings, self.data_sha256)
+        except DamagedError as error:
+            name = settings.run_name(self.data_sha256)
+            print(f"zsharp-bench: skipped {name}.json: {error}", file=sys.stderr)
+            return None
+        lacks_weights = self.request.keep_weights and not (
+            record and SHA256 in record and self._weights(settings).exists()
+        )
+        return None if lacks_weights else record
+
+
+def _checkpoints(settings: Settings, request: Request, data_sha256: str) -> Checkpoints:
+    name = settings.run_name(data_sha256)
+    shorter = shorter_runs(request.folder, settings, data_sha256) if request.resume else ()
+    folder = request.folder / CHECKPOINTS
+    return Checkpoints(folder, name, settings, request.checkpoint_every, shorter)
+
+
+def _refuse_existing(runs: Sequence[Settings], request: Request, data_sha256: str) -> None:
+    paths = [request.folder / name for name in request.tables]
+    packed = {name for name, _ in packed_records(request.folder)}
+    for settings in runs:
+        name = settings.run_name(data_sha256)
+        paths += [request.folder / PACKED] if name in packed else []
+        paths += [request.folder / f"{name}.json", request.folder / CHECKPOINTS / name]
+        paths.append(weights_path(request.folder, name))
+        if request.tensorboard is not None:
+            paths.append(request.tensorboard / name)
+    refuse_existing(
+        paths,
+        "--resume goes on from it, --overwrite trains anew, --out FOLDER writes elsewhere",
+    )
+
+
+def _checked_steps_per_epoch(settings: Settings, size: int) -> int:
+    if settings.batch_size > size:
+        raise RequestError(
+            f"`batch_size` must be at most the {size} training images, got {settings.batch_size}"
+        )
+    return size // settings.batch_size
+
+
+def _check_device() -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error) or "no device of the platform asked for"
+        raise RequestError(f"JAX has no device to train on: {reason}") from None
