@@ -65,13 +65,13 @@ def _commands_share_programs():
     """Commands of a module that train alike take the program that the first of them has traced."""
     programs = {}
 
-    def compile_once(settings, dataset):
+    def compile_once(settings, dataset, *at_once):
         alike = settings
         if not METHODS[settings.method].depends_on_length and settings.steps is None:
             alike = dataclasses.replace(settings, epochs=1)
-        key = (alike, dataset.sha256())
+        key = (alike, dataset.sha256(), at_once)
         if key not in programs:
-            programs[key] = program.compile_program(settings, dataset)
+            programs[key] = program.compile_program(settings, dataset, *at_once)
         return programs[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -321,9 +321,12 @@ OF_ALL += ["--label-noise", "--validation-images", "--split-seed", "--keep-weigh
 OF_RECIPES = ["--optimizer", "--lr", "--weight-decay", "--decay-rate", "--decay-epochs"]
 OF_RECIPES += ["--warmup-epochs", "--crop-padding", "--no-flip", "--eta"]
 OF_EACH = {
-    "compare": (["--methods", "--seeds"], ["--rho"]),
+    "compare": (["--methods", "--seeds", "--at-once"], ["--rho"]),
     "train": (["--method", "--seed", "--steps"], ["--rho"]),
-    "study": (["--methods", "--seeds", "--rhos", "--epsilons", "--quantiles", "--budget"], []),
+    "study": (
+        ["--methods", "--seeds", "--at-once", "--rhos", "--epsilons", "--quantiles", "--budget"],
+        [],
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from tiny import SETTINGS, OneConvolution, silent, tiny_dataset
 
 import zsharp_jax
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.training import program, steps
+from zsharp_jax.benchmark.training import one_run, program, steps
 from zsharp_jax.benchmark.training.augmentation import augment
 from zsharp_jax.benchmark.training.loop import train
 from zsharp_jax.models import MODELS
@@ -133,7 +133,7 @@ def test_the_test_set_is_evaluated_whole_and_padding_does_not_count(compiled, mo
 def test_training_convolves_small_images_by_products(monkeypatch):
     entered = []
     monkeypatch.setattr(
-        program, "quick_when_small", lambda: contextlib.nullcontext(entered.append(True))
+        one_run, "quick_when_small", lambda: contextlib.nullcontext(entered.append(True))
     )
     program.compile_program(dataclasses.replace(SETTINGS, method="adamw"), DATASET)
     assert entered

@@ -6,8 +6,8 @@ import math
 import pytest
 import rich.console
 
-from zsharp_jax.benchmark.training.loop import Standing
 from zsharp_jax.benchmark.training.progress import RunProgress, figures_of
+from zsharp_jax.benchmark.training.standing import Standing
 
 STANDING = Standing(7, 2, 12, loss=0.1134, sharp_loss=0.1641, accuracy=0.9791)
 
@@ -48,7 +48,7 @@ def test_the_bar_counts_all_runs_and_says_why_one_failed():
     def act(progress):
         progress.report(STANDING._replace(steps=1))
         progress.report(STANDING._replace(steps=5))
-        progress.finish_run(15, "sam, seed 0: the clean loss is nan at step 5")
+        progress.finish_run(15, ["sam, seed 0: the clean loss is nan at step 5"])
         progress.tell("zsharp: compiling")
 
     lines = shown(80, act)
@@ -58,7 +58,7 @@ def test_the_bar_counts_all_runs_and_says_why_one_failed():
 
 def test_steps_that_a_file_or_a_checkpoint_has_are_no_speed():
     def act(progress):
-        progress.finish_run(10, None)  # from its file
+        progress.finish_run(10)  # from its file
         progress.report(STANDING._replace(steps=9))  # from a checkpoint after 8 steps
         progress.tell("zsharp, rho 0.05, seed 1")
         assert progress._bar.tasks[0].completed == 1

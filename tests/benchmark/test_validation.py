@@ -12,6 +12,7 @@ from tiny import SETTINGS, OneConvolution, silent, tiny_dataset
 from zsharp_jax.benchmark.datasets.splits import split_off_validation
 from zsharp_jax.benchmark.runs.outcome import CURVES, calibration_error
 from zsharp_jax.benchmark.training import program
+from zsharp_jax.benchmark.training.device_data import on_device
 from zsharp_jax.benchmark.training.loop import train
 
 DATASET = split_off_validation(tiny_dataset(), count=18, seed=0)
@@ -78,7 +79,7 @@ def test_test_images_are_looked_at_once_at_the_end(compiled):
 
 def test_one_program_trains_on_the_images_of_any_seed(compiled, compilations):
     other = split_off_validation(tiny_dataset(), count=18, seed=1)
-    elsewhere = dataclasses.replace(compiled, data=program.on_device(other))
+    elsewhere = dataclasses.replace(compiled, data=on_device(other))
     settings = dataclasses.replace(SETTINGS, epochs=1)
     train(compiled, settings, silent)
     before = len(compilations)

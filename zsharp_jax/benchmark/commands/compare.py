@@ -3,6 +3,7 @@
 import argparse
 
 from zsharp_jax.benchmark.commands.options import (
+    add_at_once,
     add_common,
     add_epochs,
     add_methods,
@@ -32,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_common(parser)
     add_epochs(parser)
     add_methods(parser, COMPARED, seeds=3)
+    add_at_once(parser)
     parser.set_defaults(run=_compare, steps=None)
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from zsharp_jax.benchmark.commands.durations import seconds_of
 from zsharp_jax.benchmark.commands.options import (
+    add_at_once,
     add_common,
     add_epochs,
     add_methods,
@@ -52,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_common(parser, but=["--rho"])  # has --rhos
     add_epochs(parser)
     add_methods(parser, STUDIED, seeds=5)
+    add_at_once(parser)
     radii = parser.add_mutually_exclusive_group()
     radii.add_argument(
         "--rhos", type=float, nargs="+", default=RHOS, metavar="X",
@@ -96,17 +99,22 @@ def _study(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _runs(options: argparse.Namespace) -> Iterator[Settings]:
-    """All runs, seed by seed, so that a study that is cut off has the same seeds of all methods."""
+    """All runs, seed by seed, so that a study that is cut off has the same seeds of all methods.
+
+    Where runs are trained at once, so many seeds are taken together as fit with all their radii.
+    """
     methods, seeds = named_methods(options.methods), checked_seeds(options.seeds)
-    for seed in seeds:
-        for method in methods:
-            like = settings_of(options, method, seed)
+    first = [settings_of(options, method, seeds[0]) for method in methods]
+    radii = {like: _rhos(options, like) for like in first}
+    together = max(1, options.at_once // max(map(len, radii.values())))
+    for begin in range(0, len(seeds), together):
+        for like in first:
             quantiles = [like.quantile]
-            if METHODS[method].filters and options.quantiles:
+            if METHODS[like.method].filters and options.quantiles:
                 quantiles = dict.fromkeys(options.quantiles)
-            for quantile in quantiles:
-                for rho in _rhos(options, like):
-                    yield dataclasses.replace(like, quantile=quantile, rho=rho)
+            for quantile, seed in itertools.product(quantiles, seeds[begin : begin + together]):
+                for rho in radii[like]:
+                    yield dataclasses.replace(like, quantile=quantile, seed=seed, rho=rho)
 
 
 def _rhos(options: argparse.Namespace, like: Settings) -> Sequence[float]:

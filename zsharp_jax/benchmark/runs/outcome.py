@@ -118,7 +118,12 @@ class Outcome:
         return figures
 
 
+def rounded(value: float) -> float:
+    """To six significant digits, about as many as float32 has."""
+    return float(f"{value:.6g}")
+
+
 def thinned(losses: list[float]) -> list[float]:
     """Means over equally many steps."""
     every = max(1, math.ceil(len(losses) / _MOST_STEP_LOSSES))
-    return [statistics.fmean(losses[i : i + every]) for i in range(0, len(losses), every)]
+    return [rounded(statistics.fmean(losses[i : i + every])) for i in range(0, len(losses), every)]

@@ -51,6 +51,8 @@ def make_record(
             "count": jax.device_count(),
             "machine": platform.machine(),
             "cpu_cores": os.cpu_count(),
+            # What JAX_DEFAULT_MATMUL_PRECISION says: a GPU rounds factors to TF32 by default.
+            "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore
         },
         "versions": {
             "python": platform.python_version(),

@@ -210,6 +210,11 @@ class Settings:
         """Whether images are held out to validate on, so that test images are looked at once."""
         return self.split_seed or self.validation_images is not None
 
+    @property
+    def draws_images(self) -> bool:
+        """Whether the seed decides which images there are, or what they are labelled as."""
+        return self.has_validation or self.label_noise > 0
+
     def planned_steps(self, steps_per_epoch: int) -> int:
         """How many steps the run takes."""
         return (self.epochs or 0) * steps_per_epoch if self.steps is None else self.steps

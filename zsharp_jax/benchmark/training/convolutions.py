@@ -1,4 +1,9 @@
-"""Convolutions as products of matrices, where XLA is slow at convolutions on a CPU.
+"""Convolutions as products of matrices, where XLA is slow at convolutions.
+
+- On any device, several networks at once: each has its own kernels, so `jax.vmap` makes grouped
+  convolutions of theirs.
+
+On a CPU also:
 
 - Within a compiled loop they take many times as long as outside, and everything that measures
   sharpness is a loop.
@@ -19,18 +24,25 @@ _LARGEST = 1 << 30
 
 def quick_in_loops() -> contextlib.AbstractContextManager[Any]:
     """Within it, on a CPU, networks that are applied convolve by products of matrices."""
-    return _by_products(_LARGEST)
+    return _by_products(_LARGEST) if _is_on_cpu() else contextlib.nullcontext()
 
 
 def quick_when_small() -> contextlib.AbstractContextManager[Any]:
     """Within it, on a CPU, networks that are applied convolve small images by such products."""
-    return _by_products(_SMALL)
+    return _by_products(_SMALL) if _is_on_cpu() else contextlib.nullcontext()
+
+
+def quick_at_once() -> contextlib.AbstractContextManager[Any]:
+    """Within it networks that are applied convolve by such products, on any device."""
+    return _by_products(_LARGEST)
+
+
+def _is_on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _by_products(largest: int) -> contextlib.AbstractContextManager[Any]:
     """Replaces the convolutions from which images of at most so many pixels a side come out."""
-    if jax.default_backend() != "cpu":
-        return contextlib.nullcontext()
 
     def convolve(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         layer: Any = context.module

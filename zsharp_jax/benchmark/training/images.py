@@ -23,15 +23,16 @@ class _Drawing(NamedTuple):
 
 
 class RunImages:
-    """The images of runs, made when they are asked for; those of the last seed are kept.
+    """The images of runs, made when they are asked for; those of the last seeds are kept.
 
     Args:
         loaded: All images of the dataset.
+        kept: Of how many seeds.
     """
 
-    def __init__(self, loaded: Dataset) -> None:
+    def __init__(self, loaded: Dataset, kept: int = 1) -> None:
         self._loaded = loaded
-        self._made = functools.lru_cache(maxsize=1)(self._make)
+        self._made = functools.lru_cache(maxsize=kept)(self._make)
 
     def of(self, settings: Settings) -> Dataset:
         """The images of a run; the same object for runs that differ in their method alone.
@@ -39,13 +40,12 @@ class RunImages:
         Raises:
             RequestError: If they cannot be had.
         """
-        is_drawn = settings.has_validation or settings.label_noise > 0
         drawing = _Drawing(
             settings.split_seed,
             settings.validation_images,
             settings.train_images,
             settings.label_noise,
-            settings.seed if is_drawn else None,
+            settings.seed if settings.draws_images else None,
         )
         return self._made(drawing)
 

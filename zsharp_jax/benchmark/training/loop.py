@@ -1,4 +1,4 @@
-"""The loop of one training run.
+"""The loop of a training run, or of several that are trained at once.
 
 It calls the compiled step, which may take many at once, and stays two calls ahead of the device, so
 that neither waits for the other while every loss is still looked at.
@@ -6,53 +6,27 @@ that neither waits for the other while every loss is still looked at.
 
 import collections
 import math
-import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from zsharp_jax import SamInfo
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.runs.outcome import Outcome, calibration_error, curve_names, thinned
+from zsharp_jax.benchmark.runs.outcome import Outcome
 from zsharp_jax.benchmark.runs.settings import Settings
 from zsharp_jax.benchmark.training import interrupts
 from zsharp_jax.benchmark.training.checkpoints import Checkpoint, Checkpoints
-from zsharp_jax.benchmark.training.program import Carry, Program
+from zsharp_jax.benchmark.training.one_run import Carry
+from zsharp_jax.benchmark.training.program import Program
+from zsharp_jax.benchmark.training.standing import TOLD, Finding, Report
 
 _CALLS_AHEAD = 2
-_TOLD = ("clean loss", "sharp loss", "gradient norm", "perturbation norm")  # as in `SamInfo`
 
 
-class Standing(NamedTuple):
-    """Where a run under way stands.
-
-    Attributes:
-        steps: How many steps it has taken.
-        epoch: Which epoch the last of them was in, from 1.
-        epochs: How many it will take, the last of which may be cut short.
-        loss: The clean loss of the last step.
-        sharp_loss: The one at w + ε.
-        accuracy: The newest one; NaN before the first.
-        judged: Which images it is that of: `test` or `validation`.
-    """
-
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    sharp_loss: float
-    accuracy: float
-    judged: str = "test"
-
-
-Report = Callable[[Standing], None]
-
-
-class _NotFiniteError(Exception):
-    """A loss or a norm is not finite."""
+class _NoneLeftError(Exception):
+    """Of no run all losses and norms are finite."""
 
 
 def train(
@@ -85,75 +59,129 @@ def train(
             has where the run stands.
         OutputError: If a checkpoint cannot be written.
     """
-    training = _Training(program, settings, report)
+    training = _Training(program, [settings], report)
     if checkpoints and resume and (kept := checkpoints.newest(training.carry, training.total)):
         training.go_on_from(kept)
-    outcome = training.outcome
+    (finding,) = training.findings
+    outcome = finding.outcome
+
+    def after_epoch():
+        if tell_epoch:
+            tell_epoch(outcome)
+        is_last = outcome.steps == training.total
+        if checkpoints and checkpoints.is_due(outcome.epochs, is_last):
+            checkpoints.save(outcome.steps, training.checkpoint())
+
     try:
-        while outcome.epochs < training.epochs:
-            training.finish_epoch()
-            if tell_epoch:
-                tell_epoch(outcome)
-            is_last = outcome.steps == training.total
-            if checkpoints and checkpoints.is_due(outcome.epochs, is_last):
-                checkpoints.save(outcome.steps, training.checkpoint())
-        training.test_once()
-        if keep:
-            keep(training.carry)
-    except _NotFiniteError as error:
-        return training.ended("failed", str(error))
+        training.finish(after_epoch)
     except interrupts.Terminated:
         if checkpoints and training.has_moved:
             checkpoints.save(outcome.steps, training.checkpoint())
         where = f"{settings.method}, seed {settings.seed}: "
         where += f"after {outcome.steps} of {training.total} steps"
-        raise interrupts.Terminated(where, training.ended("interrupted")) from None
-    return training.ended("finished")
+        raise interrupts.Terminated(where, finding.ended("interrupted")) from None
+    if keep and not finding.error:
+        keep(training.carry)
+    return finding.ended("finished")
+
+
+def train_at_once(
+    program: Program,
+    runs: Sequence[Settings],
+    report: Report,
+    *,
+    tell_epoch: Callable[[Sequence[Outcome]], None] | None = None,
+    keep: Callable[[int, Carry], None] | None = None,
+) -> list[Outcome]:
+    """Trains several runs that differ in seed and rho alone; one that fails stops none of the rest.
+
+    Args:
+        program: What `compile_program` made of their settings for as many runs at once.
+        runs: What to train.
+        report: Called after every step and every evaluation with where the first run stands that
+            has not failed.
+        tell_epoch: Called after every epoch with what has been found so far.
+        keep: Called at the end for each run that finishes, with its place in `runs` and its carry.
+
+    Returns:
+        What was found, in the order of the runs. The seconds of an epoch are each run's share: the
+        time of all divided by how many there are.
+
+    Raises:
+        Terminated: After a SIGTERM or Ctrl-C. Nothing is kept of the runs then.
+    """
+    training = _Training(program, runs, report)
+
+    def after_epoch():
+        if tell_epoch:
+            tell_epoch([finding.outcome for finding in training.findings])
+
+    try:
+        training.finish(after_epoch)
+    except interrupts.Terminated:
+        where = f"{runs[0].method}, {len(runs)} runs at once: "
+        where += f"after {training.steps} of {training.total} steps"
+        raise interrupts.Terminated(where) from None
+    for number, finding in enumerate(training.findings):
+        if keep and not finding.error:
+            keep(number, _one_of(training.carry, jax.device_put(np.int32(number))))
+    return [finding.ended("finished") for finding in training.findings]
+
+
+@jax.jit
+def _one_of(carry: Carry, number: jax.Array) -> Carry:
+    return jax.tree.map(lambda leaf: leaf[number], carry)
 
 
 class _Training:
-    """A run under way.
+    """Runs under way.
 
     Attributes:
-        total: How many steps it takes in all.
+        total: How many steps each takes in all.
         epochs: How many epochs these are, the last of which may be cut short.
         carry: What the next step takes.
-        told: What each step has told: losses and norms.
-        outcome: What has been found so far, but for its step losses.
-        accuracy: The newest one.
-        has_moved: Whether it stands elsewhere than at its newest checkpoint.
+        findings: What each has found.
+        has_moved: Whether they stand elsewhere than at their newest checkpoint.
     """
 
-    def __init__(self, program: Program, settings: Settings, report: Report) -> None:
-        self._program, self._settings, self._tell = program, settings, report
-        self._key = jax.jit(jax.random.key, static_argnums=0)(settings.seed)
-        self._rho = jax.device_put(np.float32(settings.rho))
+    def __init__(self, program: Program, runs: Sequence[Settings], report: Report) -> None:
+        self._program, self._tell = program, report
+        self._key, self._rho = _keys_and_rhos(runs, program.at_once)
         self._seconds = 0.0  # that the steps of this epoch took
-        self.total = settings.planned_steps(program.steps_per_epoch)
+        self.total = runs[0].planned_steps(program.steps_per_epoch)
         self.epochs = math.ceil(self.total / program.steps_per_epoch)
         self.carry = program.start(self._key)
-        self.told: list[tuple[float, ...]] = []
-        self.outcome = Outcome(curves={n: [] for n in curve_names(program.data.judged)})
-        self.accuracy = math.nan
+        self.findings = [Finding(settings, program.data.judged) for settings in runs]
         self.has_moved = False
 
-    def ended(self, status: str, error: str | None = None) -> Outcome:
-        """What has been found, and how it ended."""
-        self.outcome.status, self.outcome.error = status, error
-        self.outcome.step_losses = thinned([loss for loss, *_ in self.told])
-        return self.outcome
+    @property
+    def steps(self) -> int:
+        """How many steps have been taken."""
+        return max(finding.outcome.steps for finding in self.findings)
+
+    def finish(self, after_epoch: Callable[[], None]) -> None:
+        """Takes the epochs that are left, and looks at the test images; or ends before, when every
+        run has failed."""
+        try:
+            for epoch in range(self.findings[0].outcome.epochs, self.epochs):
+                self._finish_epoch(epoch)
+                after_epoch()
+            self._test_once()
+        except _NoneLeftError:
+            pass
 
     def checkpoint(self) -> Checkpoint:
-        """Where it stands, be it within an epoch."""
+        """Where the one run stands, be it within an epoch."""
         self.has_moved = False
-        size = self._program.steps_per_epoch
-        is_evaluated = self.outcome.steps <= size * self.outcome.epochs
-        curves = {name: list(curve) for name, curve in self.outcome.curves.items()}
-        progress = {"told": list(self.told), "curves": curves, "seconds": self._seconds}
-        return Checkpoint(self.carry, progress, self.accuracy if is_evaluated else None)
+        (finding,) = self.findings
+        outcome = finding.outcome
+        is_evaluated = outcome.steps <= self._program.steps_per_epoch * outcome.epochs
+        curves = {name: list(curve) for name, curve in outcome.curves.items()}
+        progress = {"told": list(finding.told), "curves": curves, "seconds": self._seconds}
+        return Checkpoint(self.carry, progress, finding.accuracy if is_evaluated else None)
 
     def go_on_from(self, kept: Checkpoint) -> None:
-        """Takes over where a run stood.
+        """Takes over where the one run stood.
 
         Raises:
             RequestError: If that is within what is one call here.
@@ -164,42 +192,45 @@ class _Training:
                 f"cannot resume after {taken} steps where a call takes {at_once}: the run was "
                 "broken off within an epoch on a CPU, go on there"
             )
+        (finding,) = self.findings
+        outcome = finding.outcome
         self.carry = kept.carry
-        self.told, self._seconds = kept.progress["told"], kept.progress["seconds"]
-        self.outcome.steps, self.outcome.curves = taken, kept.progress["curves"]
-        if taken < min(self.total, self._program.steps_per_epoch * self.outcome.epochs):
+        finding.told, self._seconds = kept.progress["told"], kept.progress["seconds"]
+        outcome.steps, outcome.curves = taken, kept.progress["curves"]
+        if taken < min(self.total, self._program.steps_per_epoch * outcome.epochs):
             # A run that was to end within this epoch closed it; here it has more steps to take.
-            last = {name: curve.pop() for name, curve in self.outcome.curves.items()}
+            last = {name: curve.pop() for name, curve in outcome.curves.items()}
             self._seconds = last["seconds"]
-        self.accuracy = (self.outcome.curves[f"{self.outcome.judged}_accuracy"] or [math.nan])[-1]
+        finding.accuracy = (outcome.curves[f"{outcome.judged}_accuracy"] or [math.nan])[-1]
 
-    def finish_epoch(self) -> None:
+    def _finish_epoch(self, epoch: int) -> None:
         """Takes the steps that the epoch lacks, and evaluates."""
-        size, epoch = self._program.steps_per_epoch, self.outcome.epochs
+        size = self._program.steps_per_epoch
         first, end = size * epoch, min(size * (epoch + 1), self.total)
         self._take_steps(epoch, end)
-        loss, accuracy, _ = self._evaluated(self._program.evaluate, self.outcome.judged)
-        means = [statistics.fmean(column) for column in zip(*self.told[first:end], strict=True)]
-        values = (*means, loss, accuracy, self._seconds)
-        for curve, value in zip(self.outcome.curves.values(), values, strict=True):
-            curve.append(value)
-        self.accuracy, self._seconds, self.has_moved = accuracy, 0.0, True
+        share = self._seconds / len(self.findings)
+        evaluated = self._evaluated(self._program.evaluate, self._program.data.judged)
+        for finding, (loss, accuracy, _) in zip(self.findings, evaluated, strict=True):
+            if not finding.error:
+                finding.end_epoch(first, loss, accuracy, share)
+        self._seconds, self.has_moved = 0.0, True
         self._report()
 
-    def test_once(self) -> None:
-        """Looks at the test images, where they are not what it is judged on."""
+    def _test_once(self) -> None:
+        """Looks at the test images, where they are not what runs are judged on."""
         if self._program.test is not None:
-            loss, accuracy, gaps = self._evaluated(self._program.test, "test")
-            error = calibration_error(gaps.tolist(), len(self._program.data.test_images))
-            tested = {"test_loss": loss, "test_accuracy": accuracy, "calibration_error": error}
-            self.outcome.tested = tested
+            images = self._program.data.size("test")
+            evaluated = self._evaluated(self._program.test, "test")
+            for finding, (loss, accuracy, gaps) in zip(self.findings, evaluated, strict=True):
+                if not finding.error:
+                    finding.end_run(loss, accuracy, gaps, images)
 
     def _take_steps(self, epoch: int, end: int) -> None:
         program = self._program
         order = program.draw_order(self._key, jax.device_put(np.int32(epoch)))
         under_way = collections.deque()
         started = time.perf_counter()
-        for _ in range(self.outcome.steps, end, program.steps_at_once):
+        for _ in range(self.steps, end, program.steps_at_once):
             if interrupts.is_terminated():
                 break
             self.carry, info = program.step(self.carry, program.data, self._key, order, self._rho)
@@ -213,40 +244,45 @@ class _Training:
         interrupts.check_termination()
 
     def _settle(self, info: SamInfo) -> None:
-        """Waits for a call; raises if anything that one of its steps tells is not finite."""
-        told = jax.device_get(info[: len(_TOLD)])
-        columns = [np.ravel(np.asarray(values, float)).tolist() for values in told]
-        for told in zip(*columns, strict=True):
-            self.outcome.steps += 1
-            for name, value in zip(_TOLD, told, strict=True):
-                self._check_finite(name, value)
-            self.told.append(told)
+        """Waits for a call, and takes in what each of its steps tells of each run."""
+        told = np.array(jax.device_get(info[: len(TOLD)]), float)
+        for of_step in told.reshape(len(TOLD), len(self.findings), -1).transpose(2, 1, 0).tolist():
+            for finding, values in zip(self.findings, of_step, strict=True):
+                if not finding.error:
+                    finding.take_step(tuple(values))
             self._report()
 
     def _report(self) -> None:
-        loss, sharp_loss, *_ = self.told[-1]
-        steps = self.outcome.steps
-        epoch = math.ceil(steps / self._program.steps_per_epoch)
-        judged = self.outcome.judged
-        self._tell(Standing(steps, epoch, self.epochs, loss, sharp_loss, self.accuracy, judged))
+        """Tells where the first run stands that has not failed."""
+        left = next((finding for finding in self.findings if not finding.error), None)
+        if left is None:
+            raise _NoneLeftError
+        self._tell(left.standing(self._program.steps_per_epoch, self.epochs))
 
     def _evaluated(
         self, evaluate: Callable[..., tuple], split: str
-    ) -> tuple[float, float, np.ndarray]:
-        """Mean loss and accuracy over all images of a split, and what else `evaluate` sums up."""
+    ) -> list[tuple[float, float, list[float]]]:
+        """Of each run mean loss and accuracy over all images of a split, and what else `evaluate`
+        sums up."""
         data, sums = self._program.data, []
-        size = len(data.split(split)[0])
+        size = data.size(split)
         for first_row in range(0, size, self._program.images_at_once):
             interrupts.check_termination()
             row = jax.device_put(np.int32(first_row))
             sums.append(evaluate(self.carry, data, row))
-        right, loss, *others = (sum(parts) for parts in zip(*jax.device_get(sums), strict=True))
-        self._check_finite(f"{split} loss", float(loss) / size)
-        return float(loss) / size, float(right) / size, np.array(others).ravel()
+        totals = (sum(parts) for parts in zip(*jax.device_get(sums), strict=True))
+        right, loss, *gaps = (np.reshape(each, (len(self.findings), -1)) for each in totals)
+        others = gaps[0] if gaps else np.empty((len(self.findings), 0))
+        return [
+            (float(loss[run, 0]) / size, float(right[run, 0]) / size, others[run].tolist())
+            for run in range(len(self.findings))
+        ]
 
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise _NotFiniteError(
-                f"{self._settings.method}, seed {self._settings.seed}: "
-                f"the {name} is {value} at step {self.outcome.steps}"
-            )
+
+def _keys_and_rhos(runs: Sequence[Settings], at_once: int | None) -> tuple[jax.Array, jax.Array]:
+    key_of = jax.jit(jax.random.key, static_argnums=0)
+    if at_once is None:
+        return key_of(runs[0].seed), jax.device_put(np.float32(runs[0].rho))
+    seeds = jax.device_put(np.array([settings.seed for settings in runs], np.uint32))
+    rhos = jax.device_put(np.array([settings.rho for settings in runs], np.float32))
+    return jax.jit(jax.vmap(jax.random.key))(seeds), rhos

@@ -3,7 +3,7 @@ nobody watches a terminal, a line for each epoch."""
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rich.console
@@ -12,7 +12,7 @@ import rich.text
 
 from zsharp_jax.benchmark.runs.outcome import Outcome
 from zsharp_jax.benchmark.training import interrupts
-from zsharp_jax.benchmark.training.loop import Standing
+from zsharp_jax.benchmark.training.standing import Standing
 
 
 class RunProgress:
@@ -22,7 +22,7 @@ class RunProgress:
     total: they would pass for speed.
 
     Args:
-        total: How many steps all runs take.
+        total: How many steps all runs take; those that are trained at once count as one.
         batch_size: How many images a step takes.
         console: Where it is shown; standard error by default.
         lines: Whether a line for each epoch is printed; by default where standard output or
@@ -45,6 +45,7 @@ class RunProgress:
         self._before = 0  # steps that were taken in the runs that are over
         self._skipped: int | None = None  # steps of the present run; None before its first report
         self._taken = 0  # of the present run
+        self._at_once = 1  # runs
 
     def __enter__(self) -> "RunProgress":
         return self  # the bar starts with the first run that is not taken from its file
@@ -58,6 +59,11 @@ class RunProgress:
         self._bar.start()
         self._bar.update(self._task, description=description, figures="", refresh=True)
 
+    def begin_run(self, name: str, at_once: int = 1) -> None:
+        """Says which run is trained, or how many at once."""
+        self._at_once = at_once
+        self.tell(name)
+
     def report(self, standing: Standing) -> None:
         """Shows how far the present run is; the place where a Ctrl-C takes effect at the latest."""
         interrupts.check()
@@ -66,7 +72,8 @@ class RunProgress:
             self._total -= self._skipped
         self._taken = standing.steps - self._skipped
         speed = self._bar.tasks[self._task].speed  # steps per second
-        self._update(figures=figures_of(standing, speed and speed * self._batch_size))
+        images = self._batch_size * self._at_once
+        self._update(figures=figures_of(standing, speed and speed * images))
 
     def tell_epoch(self, run: str, epochs: int, outcome: Outcome) -> None:
         """Prints what an epoch came to, where lines are printed.
@@ -89,9 +96,10 @@ class RunProgress:
         except BrokenPipeError:  # whoever read it has gone, as `head` does; the run goes on
             self._lines = False
 
-    def finish_run(self, steps: int, error: str | None) -> None:
-        """Counts a run of so many steps as done, and says why it stopped early if it did."""
-        if error:
+    def finish_run(self, steps: int, errors: Sequence[str] = ()) -> None:
+        """Counts a run of so many steps as done, or several that were trained at once, and says
+        why those failed that did."""
+        for error in errors:
             self._bar.console.print(f"failed: {error}", markup=False, highlight=False)
         self._total -= steps - (self._skipped or 0) - self._taken
         self._before += self._taken

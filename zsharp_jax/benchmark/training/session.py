@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import functools
+import itertools
 import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -33,8 +33,10 @@ from zsharp_jax.benchmark.training.budget import Budget
 from zsharp_jax.benchmark.training.checkpoints import Checkpoints
 from zsharp_jax.benchmark.training.events import EventFile
 from zsharp_jax.benchmark.training.images import RunImages
-from zsharp_jax.benchmark.training.loop import train
-from zsharp_jax.benchmark.training.program import Carry, Program, compile_program, on_device
+from zsharp_jax.benchmark.training.loop import train, train_at_once
+from zsharp_jax.benchmark.training.one_run import Carry
+from zsharp_jax.benchmark.training.program import Program, compile_program
+from zsharp_jax.benchmark.training.programs import Programs, program_key
 from zsharp_jax.benchmark.training.progress import RunProgress
 
 
@@ -56,6 +58,7 @@ class Request:
             are any, the files of finished runs are then packed into one.
         one_plan: Whether a folder that holds runs with other settings is refused.
         budget: For how many seconds runs are trained; None for as long as it takes.
+        at_once: How many runs that differ in seed and rho alone are trained at once, at most.
     """
 
     command: Sequence[str]
@@ -69,6 +72,7 @@ class Request:
     tables: Sequence[str] = ()
     one_plan: bool = False
     budget: float | None = None
+    at_once: int = 1
 
 
 def run(runs: Sequence[Settings], request: Request) -> list[Record]:
@@ -76,8 +80,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
 
     Args:
         runs: Of one dataset, as many of its images, and one batch size. Those that differ in seed
-            and rho alone are compiled once. Those of a seed are best next to each other where
-            their images are drawn.
+            and rho alone are compiled once, and trained at once only where they are next to each
+            other. Those of a seed are best next to each other where their images are drawn.
         request: How.
 
     Returns:
@@ -95,9 +99,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     if request.tensorboard is not None:
         prepare_folder(request.tensorboard, "--tensorboard")
     _check_device()
-    images = RunImages(load(runs[0].dataset, request.origin))
+    images = RunImages(load(runs[0].dataset, request.origin), request.at_once)
     steps_per_epoch = _checked_steps_per_epoch(runs[0], len(images.of(runs[0]).train_images))
-    total = sum(settings.planned_steps(steps_per_epoch) for settings in runs)
     data_sha256 = images.sha256(runs[0])
     if request.one_plan:
         refuse_other_plans(request.folder, runs[0])
@@ -106,24 +109,25 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     elif not request.overwrite:
         _refuse_existing(runs, request, data_sha256)
 
-    with interrupts.termination_noted(), RunProgress(total, runs[0].batch_size) as progress:
-
-        @functools.cache
-        def compiled(settings: Settings) -> Program:
-            progress.tell(f"{settings.method}: compiling")
-            return compile_program(settings, images.of(runs[0]))
-
-        def program_of(settings: Settings) -> Program:
-            program = compiled(dataclasses.replace(settings, seed=0, rho=0.0))
-            return dataclasses.replace(program, data=on_device(images.of(settings)))
-
-        trainer = _Trainer(request, data_sha256, program_of, progress, budget)
-        records = []
+    groups = list(_groups(runs, request.at_once))
+    total = sum(group[0].planned_steps(steps_per_epoch) for group in groups)
+    records = []
+    with (
+        interrupts.termination_noted(),
+        RunProgress(total, runs[0].batch_size) as progress,
+        Programs(compile_program, images, progress.tell) as programs,
+    ):
+        trainer = _Trainer(request, data_sha256, programs, progress, budget)
         try:
-            for settings in runs:
-                records.append(trainer.record_of(settings))
+            groups = [(group, trainer.finished(group)) for group in groups]
+            programs.begin(left for group, found in groups if (left := _left(group, found)))
+            for group, found in groups:
+                if left := _left(group, found):
+                    found.update(trainer.trained(left))
+                records += [found[settings] for settings in group]
                 budget.hold()
-                progress.finish_run(settings.planned_steps(steps_per_epoch), records[-1]["error"])
+                errors = [record["error"] for record in found.values() if record["error"]]
+                progress.finish_run(group[0].planned_steps(steps_per_epoch), errors)
         except interrupts.Terminated as stop:
             again = [w for w in request.command if w not in ("--resume", "--overwrite")]
             raise interrupts.Terminated(
@@ -136,65 +140,129 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     return records
 
 
+def _groups(runs: Sequence[Settings], at_once: int) -> Iterator[list[Settings]]:
+    """The runs that are next to each other and have one program, at most so many at once."""
+    for _, of_one_program in itertools.groupby(runs, program_key):
+        alike = list(of_one_program)
+        for first in range(0, len(alike), at_once):
+            yield alike[first : first + at_once]
+
+
+def _left(group: Sequence[Settings], found: Mapping[Settings, Record]) -> list[Settings]:
+    return [settings for settings in group if settings not in found]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Trainer:
-    """Makes the record of one run after the other."""
+    """Makes the records of one group of runs after the other."""
 
     request: Request
     data_sha256: str
-    program_of: Callable[[Settings], Program]
+    programs: Programs
     progress: RunProgress
     budget: Budget
 
-    def record_of(self, settings: Settings) -> Record:
-        """The record of a run, trained unless it is there already and that is enough."""
-        request = self.request
-        if request.resume and (record := self._finished(settings)):
-            with self._events(settings, record["steps_per_epoch"]) as events:
-                events.write(Outcome(steps=record["steps"], curves=record["curves"]))
-            return record
+    def finished(self, group: Sequence[Settings]) -> dict[Settings, Record]:
+        """The records of those runs that are there already, where that is enough."""
+        found = {}
+        if self.request.resume:
+            for settings in group:
+                if record := self._finished(settings):
+                    with self._events(settings, record["steps_per_epoch"]) as events:
+                        events.write(Outcome(steps=record["steps"], curves=record["curves"]))
+                    found[settings] = record
+        return found
+
+    def trained(self, group: Sequence[Settings]) -> dict[Settings, Record]:
+        """The records of runs that have one program, after they have been trained."""
+        first = group[0]
         if interrupts.is_terminated():
-            raise interrupts.Terminated(f"{settings.method}, seed {settings.seed}: not begun")
-        program = self.program_of(settings)
+            raise interrupts.Terminated(f"{first.method}, seed {first.seed}: not begun")
+        program = self.programs.of(group)
+        with interrupts.steps_under_way():
+            if len(group) == 1:
+                return {first: self._trained_alone(first, program)}
+            return self._trained_at_once(group, program)
+
+    def _trained_alone(self, settings: Settings, program: Program) -> Record:
+        request = self.request
         name = f"{settings.method}, rho {settings.rho:g}, seed {settings.seed}"
-        self.progress.tell(name)
+        self.progress.begin_run(name)
         digests: list[str] = []  # of the weights
-        epochs = math.ceil(
-            settings.planned_steps(program.steps_per_epoch) / program.steps_per_epoch
-        )
         with (
             self._events(settings, program.steps_per_epoch) as events,
             _checkpoints(settings, request, self.data_sha256) as checkpoints,
         ):
 
             def keep(carry: Carry) -> None:
-                variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
-                digests.append(write_weights(self._weights(settings), jax.device_get(variables)))
+                digests.append(self._keep(settings, carry))
 
             def tell_epoch(outcome: Outcome) -> None:
                 events.write(outcome)
-                self.progress.tell_epoch(name, epochs, outcome)
-                seconds = epochs * outcome.curves["seconds"][-1]
-                self.budget.check(name, seconds, program.compile_seconds)
+                self._tell_epoch(name, settings, program, outcome)
 
             try:
-                with interrupts.steps_under_way():
-                    outcome = train(
-                        program,
-                        settings,
-                        self.progress.report,
-                        checkpoints,
-                        resume=request.resume,
-                        tell_epoch=tell_epoch,
-                        keep=keep if request.keep_weights else None,
-                    )
+                outcome = train(
+                    program,
+                    settings,
+                    self.progress.report,
+                    checkpoints,
+                    resume=request.resume,
+                    tell_epoch=tell_epoch,
+                    keep=keep if request.keep_weights else None,
+                )
             except interrupts.Terminated as stop:
                 if stop.outcome is not None:
                     self._write(settings, program, stop.outcome)
                 raise
-        if not digests:  # or those of an earlier training would lie beside it
-            self._weights(settings).unlink(missing_ok=True)
         return self._write(settings, program, outcome, *digests)
+
+    def _trained_at_once(
+        self, group: Sequence[Settings], program: Program
+    ) -> dict[Settings, Record]:
+        name = f"{group[0].method}, {len(group)} runs at once"
+        self.progress.begin_run(name, len(group))
+        digests = {}
+        with contextlib.ExitStack() as opened:
+            of_runs = [
+                opened.enter_context(self._events(settings, program.steps_per_epoch))
+                for settings in group
+            ]
+
+            def tell_epoch(outcomes: Sequence[Outcome]) -> None:
+                for events, outcome in zip(of_runs, outcomes, strict=True):
+                    events.write(outcome)
+                longest = max(outcomes, key=lambda outcome: outcome.epochs)  # has not failed
+                self._tell_epoch(name, group[0], program, longest)
+
+            def keep(number: int, carry: Carry) -> None:
+                digests[group[number]] = self._keep(group[number], carry)
+
+            outcomes = train_at_once(
+                program,
+                group,
+                self.progress.report,
+                tell_epoch=tell_epoch,
+                keep=keep if self.request.keep_weights else None,
+            )
+        return {
+            settings: self._write(settings, program, outcome, digests.get(settings))
+            for settings, outcome in zip(group, outcomes, strict=True)
+        }
+
+    def _tell_epoch(
+        self, name: str, settings: Settings, program: Program, outcome: Outcome
+    ) -> None:
+        steps = settings.planned_steps(program.steps_per_epoch)
+        epochs = math.ceil(steps / program.steps_per_epoch)
+        self.progress.tell_epoch(name, epochs, outcome)
+        seconds = epochs * outcome.curves["seconds"][-1] * (program.at_once or 1)
+        self.budget.check(name, seconds, program.compile_seconds)
+
+    def _keep(self, settings: Settings, carry: Carry) -> str:
+        """Keeps the weights of a run; returns their digest."""
+        variables = {"params": carry.state.params, "batch_stats": carry.batch_stats}
+        return write_weights(self._weights(settings), jax.device_get(variables))
 
     def _write(
         self,
@@ -212,8 +280,12 @@ class _Trainer:
             steps_per_epoch=program.steps_per_epoch,
             compile_seconds=program.compile_seconds,
         )
+        if program.at_once:
+            record["trained_at_once"] = program.at_once
         if weights_sha256:
             record[SHA256] = weights_sha256
+        else:  # or those of an earlier training would lie beside it
+            self._weights(settings).unlink(missing_ok=True)
         write_record(self.request.folder, record)
         return record
 
