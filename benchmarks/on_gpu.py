@@ -16,7 +16,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import filter as filters
@@ -35,6 +35,7 @@ from zsharp_jax._selection._threshold import Request
 
 CONTENDERS = ("two gradients", "sam", "zsharp")
 PARTS = ("laws", "filter", "steps")
+_TOGETHER = 6  # programs: more of them would wait for the GPU, which tries kernels out, in turn
 FILTER_HEADER = ("filter", "ms (median)", "quartiles", "turns", "over rows")
 STEP_HEADER = ("network", "two gradients, ms", "sam, ms", "zsharp, ms", "zsharp / sam",
                "sam / two gradients", "MB sam", "MB zsharp")  # fmt: skip
@@ -173,39 +174,37 @@ class Part(NamedTuple):
         name: What it is called in the file.
         compile: What has to be compiled for it, one function a program.
         look: From the compiled programs to what is found.
-        is_timed: Whether nothing else may run beside it.
     """
 
     part: str
     name: str
     compile: dict[str, Callable[[], Any]]
     look: Callable[[dict[str, Any]], Any]
-    is_timed: bool
 
 
 class Work:
-    """All parts; programs are compiled on all cores from the start, and timed after that."""
+    """All parts. Those of a group are compiled together, and timed when nothing compiles."""
 
     def __init__(self, size: Size) -> None:
         self._size = size
         self._pool = concurrent.futures.ThreadPoolExecutor()
 
     def take(self, todo: list[Part], findings: Findings, deadline: float) -> None:
-        if time.monotonic() > deadline:
-            return  # before anything is compiled, as what compiles cannot be broken off
         left = [each for each in todo if findings.lacks(each.part, each.name)]
-        compiling = [
-            {name: self._pool.submit(build) for name, build in each.compile.items()}
-            for each in left
-        ]
-        everything = [future for each in compiling for future in each.values()]
-        for part, futures in zip(left, compiling, strict=True):
-            awaited = everything if part.is_timed else futures.values()
-            concurrent.futures.wait(awaited, max(0, deadline - time.monotonic()))
+        for group in _groups(left):
+            if time.monotonic() > deadline:
+                return  # before anything is compiled, as what compiles cannot be broken off
+            compiling = [
+                {name: self._pool.submit(build) for name, build in each.compile.items()}
+                for each in group
+            ]
+            everything = [future for each in compiling for future in each.values()]
+            concurrent.futures.wait(everything, max(0, deadline - time.monotonic()))
             if time.monotonic() > deadline:
                 return
-            findings.find(part.part, part.name, lambda p=part, f=futures: p.look(_results(f)))
-            futures.clear()  # with what has been compiled
+            for part, futures in zip(group, compiling, strict=True):
+                findings.find(part.part, part.name, lambda p=part, f=futures: p.look(_results(f)))
+                futures.clear()  # with what has been compiled
 
     def stop(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -218,11 +217,12 @@ class Work:
             "golden numbers": lambda _: gpu_laws.golden_numbers(size.golden),
             "memory": lambda _: gpu_laws.memory_is_taken_over_and_nothing_compiled_again(),
         }
-        parts = [Part("laws", name, {}, look, False) for name, look in laws.items()]
-        parts += [self._law_of_step(network) for network in size.networks]
+        parts = [Part("laws", name, {}, look) for name, look in laws.items()]
         parts += [self._filter(network) for network in size.filtered]
         parts += [self._filter(f"2^{power}") for power in size.powers]
-        return parts + [self._steps(network) for network in size.networks]
+        parts += [self._steps(network) for network in size.networks]
+        # Last, as CPUs compile for long.
+        return parts + [self._law_of_step(network) for network in size.networks]
 
     def _law_of_step(self, network: str) -> Part:
         def build(platform):
@@ -239,7 +239,7 @@ class Work:
 
         backend = jax.default_backend()
         builds = {each: lambda each=each: build(each) for each in {backend, "cpu"}}
-        return Part("laws", f"step of {network}", builds, look, False)
+        return Part("laws", f"step of {network}", builds, look)
 
     def _filter(self, case: str) -> Part:
         def gradients():
@@ -256,7 +256,7 @@ class Work:
             )
             return side_by_side.time_in_turn(runs, self._size.turns, self._size.most_seconds)
 
-        return Part("filter", case, _filter_builds(gradients), look, True)
+        return Part("filter", case, _filter_builds(gradients), look)
 
     def _steps(self, network: str) -> Part:
         dtype, batch_size = jnp.bfloat16, self._size.batch_size
@@ -277,7 +277,7 @@ class Work:
             return self._measure_steps(running)
 
         builds = {name: lambda name=name: build(name) for name in CONTENDERS}
-        return Part("steps", network, builds, look, True)
+        return Part("steps", network, builds, look)
 
     def _measure_steps(self, running: dict[str, steps.Running]) -> dict[str, Any]:
         jax.block_until_ready(running["sam"].run())
@@ -298,6 +298,18 @@ class Work:
             },
             "device_memory": jax.devices()[0].memory_stats(),
         }
+
+
+def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts that follow one another, with as many programs in all as are compiled together."""
+    group: list[Part] = []
+    for part in parts:
+        programs = sum(len(each.compile) for each in (*group, part))
+        if group and programs > _TOGETHER:
+            yield group
+            group = []
+        group.append(part)
+    yield group
 
 
 def _results(futures: dict[str, concurrent.futures.Future]) -> dict[str, Any]:

@@ -53,9 +53,7 @@ def test_a_part_that_fails_is_told_and_tried_again(run, monkeypatch):
     def broken(largest):
         raise AssertionError(f"a mask of {largest} differs")
 
-    monkeypatch.setattr(
-        on_gpu.Work, "_law_of_step", lambda *_: on_gpu.Part("laws", "x", {}, len, False)
-    )
+    monkeypatch.setattr(on_gpu.Work, "_law_of_step", lambda *_: on_gpu.Part("laws", "x", {}, len))
     monkeypatch.setattr(on_gpu.gpu_laws, "golden_numbers", lambda _: {})
     monkeypatch.setattr(on_gpu.gpu_laws, "memory_is_taken_over_and_nothing_compiled_again", dict)
     monkeypatch.setattr(on_gpu.gpu_laws, "mask_is_numpys", broken)
