@@ -17,8 +17,10 @@ from tiny import SETTINGS, OneConvolution, silent, tiny_dataset
 
 import zsharp_jax
 from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.runs.methods import METHODS
 from zsharp_jax.benchmark.training import one_run, program, steps
 from zsharp_jax.benchmark.training.augmentation import augment
+from zsharp_jax.benchmark.training.device_data import on_device
 from zsharp_jax.benchmark.training.loop import train
 from zsharp_jax.models import MODELS
 from zsharp_jax.models.vit import ViT
@@ -137,6 +139,17 @@ def test_training_convolves_small_images_by_products(monkeypatch):
     )
     program.compile_program(dataclasses.replace(SETTINGS, method="adamw"), DATASET)
     assert entered
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_a_step_with_statistics(method):
+    settings = dataclasses.replace(SETTINGS, method=method)
+    run, initialise = program._one_run(settings, DATASET, is_mapped=False)
+    carry = jax.eval_shape(run.begin, initialise.out_info)
+    key, order = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((3, 16), "int32")
+    after, info = jax.eval_shape(run.step, carry, on_device(DATASET), key, order, RHO)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
+    assert info.loss.shape == info.perturbation_norm.shape == ()
 
 
 def test_a_model_without_statistics_trains(monkeypatch):

@@ -16,6 +16,8 @@ from zsharp_jax.benchmark.training.convolutions import quick_at_once, quick_when
 from zsharp_jax.benchmark.training.device_data import DeviceData
 from zsharp_jax.benchmark.training.steps import MethodSteps
 
+_BATCH = (2, 3)  # the arguments of the loss that hold the batch; the statistics do not
+
 
 class Carry(NamedTuple):
     """What one step of training hands to the next."""
@@ -59,7 +61,7 @@ class OneRun:
     def step(
         self, carry: Carry, data: DeviceData, key: jax.Array, order: jax.Array, rho: jax.Array
     ) -> tuple[Carry, SamInfo]:
-        one_step = self.steps.step(self._loss, rho, carry.state.params)
+        one_step = self.steps.step(self._loss, rho, carry.state.params, _BATCH)
         rows = order[carry.state.step % self.steps.steps_per_epoch]
         augment_key = jax.random.fold_in(jax.random.fold_in(key, 2), carry.state.step)
         images = augment(augment_key, data.train_images[rows], self.crop_padding, self.flip)

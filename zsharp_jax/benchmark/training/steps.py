@@ -1,7 +1,7 @@
 """The step of a method, and the state that it begins with."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -35,20 +35,27 @@ class MethodSteps:
         one_pass = self._method.step.get("one_pass", False)
         return init_state(params, self._optimizer(given), ascent, one_pass=one_pass)
 
-    def step(self, loss_fn: Callable[..., Any], rho: Any, params: optax.Params) -> Step:
+    def step(
+        self,
+        loss_fn: Callable[..., Any],
+        rho: Any,
+        params: optax.Params,
+        batch_argnums: Sequence[int] | None = None,
+    ) -> Step:
         """The step, of a state and the inputs of `loss_fn`, which returns a loss and aux.
 
         Args:
             loss_fn: A loss.
             rho: The length of the perturbation, which may be traced.
             params: For their shapes.
+            batch_argnums: Which arguments of the loss hold the batch, where not all inputs do.
         """
         given = self._given(rho, params)
         if self._method.ascent is None:
             return plain_step(loss_fn, self._optimizer(given))
         ascent = self._method.ascent(given)
-        step = sam_step(loss_fn, self._optimizer(given), ascent, has_aux=True, **self._method.step)
-
+        options = {"has_aux": True, "batch_argnums": batch_argnums, **self._method.step}
+        step = sam_step(loss_fn, self._optimizer(given), ascent, **options)
         return _told_of_one_pass(step) if self._method.step.get("one_pass") else step
 
     @property
