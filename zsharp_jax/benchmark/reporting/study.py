@@ -16,7 +16,7 @@ from zsharp_jax.benchmark.reporting.markdown import markdown_lines, plain, short
 from zsharp_jax.benchmark.reporting.parts import part_lines
 from zsharp_jax.benchmark.reporting.study_cells import Cell, best, cells_of, judged_on
 from zsharp_jax.benchmark.runs.fields import Record
-from zsharp_jax.benchmark.runs.methods import METHODS
+from zsharp_jax.benchmark.runs.methods import METHODS, filters
 
 _TOLD = (
     "recipe",
@@ -68,15 +68,16 @@ def study_markdown(
         command: What asked for them last; with `--resume` older ones may have had another.
         pictures: What each picture beside the tables shows, and the name of its PNG without `.png`.
     """
-    settings, device = records[0]["settings"], records[0]["device"]
-    cells = cells_of(records)
-    told = [f"{name} {settings[name]}" for name in _TOLD if settings.get(name) is not None]
+    settings, cells = records[0]["settings"], cells_of(records)
+    devices = dict.fromkeys(
+        f"{record['device']['kind']} ({record['device']['platform']})" for record in records
+    )
     return "\n".join([
         f"# What earns the gain: {settings['dataset']}, {settings['model']}",
         "",
         f"`{shlex.join(command)}`",
         "",
-        f"Settings: {', '.join(told)}. Device: {device['kind']} ({device['platform']}).",
+        f"Settings: {', '.join(_settings_told(records))}. Device: {', '.join(devices)}.",
         "",
         *_shown(pictures or {}),
         "## Every method with every radius",
@@ -89,6 +90,21 @@ def study_markdown(
         *_contrast_lines(cells),
         *(part_lines(cells) if judged_on(cells) == "test" else []),
     ])  # fmt: skip
+
+
+def _settings_told(records: Sequence[Record]) -> list[str]:
+    """Each setting with all values that it has; quantiles of methods that have a use for them."""
+    told = []
+    for name in _TOLD:
+        values = dict.fromkeys(
+            record["settings"].get(name)
+            for record in records
+            if name != "quantile" or filters(record["settings"]["method"])
+        )
+        values.pop(None, None)
+        if values:
+            told.append(f"{name} {' / '.join(map(str, values))}")
+    return told
 
 
 def _shown(pictures: Mapping[str, str]) -> list[str]:
