@@ -100,6 +100,7 @@ def test_what_one_run_has_stays_as_it_is():
     assert alone.shapes("shapes") == "shapes"
 
 
+@pytest.mark.slow
 def test_a_study_at_once_is_the_study(tmp_path):
     common = ["study", "--methods", "adamw", "zsharp", "--rhos", "0.05", "0.2", "--seeds", "3"]
     common += ["--epochs", "2", "--label-noise", "0.4", "--split-seed"]

@@ -155,7 +155,7 @@ def test_every_method_takes_a_step_with_statistics(method):
 def test_a_model_without_statistics_trains(monkeypatch):
     small = functools.partial(ViT, layers=1, width=8, heads=2, mlp_width=8)
     monkeypatch.setitem(MODELS, "vit_7_8_8_384", small)
-    settings = dataclasses.replace(SETTINGS, model="vit_7_8_8_384", batch_size=2)
+    settings = dataclasses.replace(SETTINGS, model="vit_7_8_8_384", method="adamw", batch_size=2)
     compiled = program.compile_program(settings, DATASET)
     key = jax.random.key(0)
     order = compiled.draw_order(key, np.int32(0))
