@@ -10,6 +10,7 @@ prints a Markdown table: the cosine's mean, lowest and highest value.
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The cosine of ascents with the gradient.")
     parser.add_argument("--seeds", type=int, default=2, help="how many (default: %(default)s)")
     parser.add_argument("--epochs", type=int, nargs="+", default=EPOCHS, help="before which")
-    parser.add_argument("--quantile", type=float, default=0.95, help="default: %(default)s")
+    parser.add_argument("--quantiles", type=float, nargs="+", default=[0.95], help="default: 0.95")
     parser.add_argument("--label-noise", type=float, default=0.4, help="default: %(default)s")
     options = parser.parse_args()
     images = RunImages(load("digits", Origin()))
@@ -53,7 +54,7 @@ def main() -> None:
             label_noise=options.label_noise,
             split_seed=True,
         )
-        for cosines in along_a_training(settings, images, options.epochs, options.quantile):
+        for cosines in along_a_training(settings, images, options.epochs, options.quantiles):
             for name, cosine in cosines.items():
                 found.setdefault(name, []).append(float(cosine))
     rows = [
@@ -69,11 +70,11 @@ def main() -> None:
     print(side_by_side.markdown(HEADER, rows))
 
 
-def along_a_training(settings: Settings, images: RunImages, epochs: Any, quantile: float) -> Any:
+def along_a_training(settings: Settings, images: RunImages, epochs: Any, quantiles: Any) -> Any:
     """Yields the cosine of each ascent with the gradient, before the first batch of each epoch."""
     program = compile_program(settings, images.of(settings))
     model, data = MODELS[settings.model](num_classes=10), program.data
-    key, made = jax.random.key(settings.seed), ascents(quantile)
+    key, made = jax.random.key(settings.seed), ascents(quantiles)
 
     @jax.jit
     def cosines(carry, rows):
@@ -100,17 +101,19 @@ def along_a_training(settings: Settings, images: RunImages, epochs: Any, quantil
             carry, _ = program.step(carry, data, key, order, np.float32(0))
 
 
-def ascents(quantile: float) -> dict[str, optax.GradientTransformation]:
+def ascents(quantiles: Sequence[float]) -> dict[str, optax.GradientTransformation]:
     """Those of the study, with a length of 1."""
     scaled = scale_to_norm(1.0)
-    return {
-        "sam": sam(1.0),
-        "sam_layerwise": scale_to_norm(1.0, scope="layer"),
-        "zsharp": zsharp(1.0, quantile),
-        "magnitude": optax.chain(magnitude_filter(quantile), scaled),
-        "zsharp_reference": zsharp_reference(1.0, quantile),
-        "zsharp_random": optax.chain(keep_at_random(quantile), scaled),
-    }
+    made = {"sam": sam(1.0), "sam_layerwise": scale_to_norm(1.0, scope="layer")}
+    for quantile in quantiles:
+        of_quantile = {
+            "zsharp": zsharp(1.0, quantile),
+            "zsharp_reference": zsharp_reference(1.0, quantile),
+            "magnitude": optax.chain(magnitude_filter(quantile), scaled),
+            "zsharp_random": optax.chain(keep_at_random(quantile), scaled),
+        }
+        made |= {f"{name} Q{quantile:g}": ascent for name, ascent in of_quantile.items()}
+    return made
 
 
 def cosine(one: optax.Updates, other: optax.Updates) -> jax.Array:

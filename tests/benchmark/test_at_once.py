@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from command import exit_code, records_in
-from tiny import SETTINGS, silent, tiny_dataset
+from tiny import SETTINGS, assert_same_but_for_rounding, silent, tiny_dataset
 
 from zsharp_jax.benchmark.datasets.splits import with_wrong_labels
 from zsharp_jax.benchmark.training import program
@@ -27,13 +27,6 @@ def alone():
 def at_once():
     with jax.transfer_guard("disallow"):
         return program.compile_program(SETTINGS, tiny_dataset(), len(RUNS))
-
-
-def assert_same_but_for_rounding(ours, theirs):
-    assert (ours.status, ours.steps) == (theirs.status, theirs.steps)
-    np.testing.assert_allclose(ours.step_losses, theirs.step_losses, rtol=1e-3)
-    for name in ours.curves.keys() - {"seconds"}:
-        np.testing.assert_allclose(ours.curves[name], theirs.curves[name], rtol=1e-3)
 
 
 def test_each_run_comes_to_its_own_numbers(alone, at_once):

@@ -3,9 +3,8 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from tiny import SETTINGS, silent, tiny_dataset
+from tiny import SETTINGS, assert_same_but_for_rounding, silent, tiny_dataset
 
 from zsharp_jax.benchmark.training import program
 from zsharp_jax.benchmark.training.checkpoints import Checkpoints
@@ -28,13 +27,6 @@ def by_three():
         compiled = program.compile_program(CUT_SHORT, tiny_dataset())
     assert compiled.steps_at_once == 3
     return compiled
-
-
-def assert_same_but_for_rounding(ours, theirs):
-    assert (ours.status, ours.steps) == (theirs.status, theirs.steps)
-    np.testing.assert_allclose(ours.step_losses, theirs.step_losses, rtol=1e-3)
-    for name in ours.curves.keys() - {"seconds"}:
-        np.testing.assert_allclose(ours.curves[name], theirs.curves[name], rtol=1e-3)
 
 
 @pytest.mark.parametrize("settings, steps", [(RUN, 12), (CUT_SHORT, 9)])
