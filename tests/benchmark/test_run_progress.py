@@ -27,7 +27,8 @@ def shown(width, act):
     """The lines a terminal of this width has after `act`."""
     file = io.StringIO()
     console = rich.console.Console(file=file, width=width, force_terminal=True, color_system=None)
-    with RunProgress(total=20, batch_size=64, console=console) as progress:
+    with RunProgress(batch_size=64, console=console) as progress:
+        progress.expect(20)
         act(progress)
     return file.getvalue().splitlines()
 

@@ -64,14 +64,14 @@ def test_a_mistake_is_told_in_one_line(options, reason, tmp_path, capsys):
 
 def test_a_budget_that_fits_no_run_says_how_long_one_takes():
     with pytest.raises(RequestError, match=r"got 60 s: sam takes about 75.0 s, 15.0 s of them to"):
-        Budget(60.0).check("sam", seconds=60.0, compile_seconds=15.0)
+        Budget(60.0).check("sam", seconds=75.0, compile_seconds=15.0)
     with interrupts.termination_noted():
-        Budget(80.0).check("sam", seconds=60.0, compile_seconds=15.0)
+        Budget(80.0).check("sam", seconds=75.0, compile_seconds=15.0)
         assert not interrupts.is_terminated()
         spent = Budget(-1.0)
         assert not interrupts.is_terminated()  # until a run has ended
         spent.hold()
-        spent.check("sam", seconds=60.0, compile_seconds=15.0)
+        spent.check("sam", seconds=75.0, compile_seconds=15.0)
         assert interrupts.is_terminated()
     assert not interrupts.is_terminated()
 

@@ -28,30 +28,36 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with interrupts.remembered():
             code = parser.execute(arguments)
             sys.stdout.flush()
-        sys.exit(code)
+        _exit(code)
     except RequestError as error:
         _say(str(error))
-        sys.exit(2)
+        _exit(2)
     except ModuleNotFoundError as error:
         _say(f"{str(error.name).split('.')[0]} is missing: {INSTALL}")
-        sys.exit(2)
+        _exit(2)
     except BrokenPipeError:  # whoever read the output has gone, and the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _exit(1)
     except interrupts.Terminated as stop:
         _say(str(stop), kind="")
         if stop.by_hand:
             _exit_at_once(130)
-        sys.exit(0)
+        _exit(0)
     except OutputError as error:
         _say(str(error))
-        sys.exit(1)
+        _exit(1)
     except OSError as error:
         _say(f"{error.strerror or error}: {error.filename}")
-        sys.exit(1)
+        _exit(1)
     except KeyboardInterrupt:
         _say("interrupted; runs that had finished are kept", kind="")
         _exit_at_once(130)
+
+
+def _exit(code: int) -> NoReturn:
+    if interrupts.compiles():
+        _exit_at_once(code)
+    sys.exit(code)
 
 
 def _exit_at_once(code: int) -> NoReturn:

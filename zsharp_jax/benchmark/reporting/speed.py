@@ -23,7 +23,9 @@ _TAKE_NO_TIME = {
 _NOTE = (
     "Mean ± sample std over runs. s/epoch: the median of a run's epochs, without compilation and "
     "evaluation; images/s: training images in that time, each of which takes two passes but for "
-    "adamw; compile s: what compiling took before the first step, once for all runs of a method."
+    "adamw; compile s: what compiling took before the first step, once for all runs of a method. "
+    "Runs that were trained at once (at_once) share the time that all of them took. Off a CPU, "
+    "programs are compiled side by side, and while the first runs train."
 )
 
 
@@ -50,6 +52,10 @@ def _words(run: Run) -> tuple[str, ...]:
     settings = {
         name: value for name, value in sorted(run.settings.items()) if name not in _TAKE_NO_TIME
     }
+    if at_once := run.origin.get("at once"):
+        settings["at_once"] = at_once
+    if (precision := run.origin.get("precision", "default")) != "default":
+        settings["matmul_precision"] = precision
     origin = (escaped(run.origin.get(name, "")) for name in ("device", "JAX"))
     return (run.dataset, run.model, run.method, told(settings), *origin)
 

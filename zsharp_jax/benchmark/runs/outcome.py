@@ -94,6 +94,10 @@ class Outcome:
         """How many epochs are over, their evaluation included."""
         return len(self.curves["seconds"])
 
+    def last(self) -> dict[str, float]:
+        """What the last epoch came to, of each of `CURVES`."""
+        return {name: curve[-1] for name, curve in self.curves.items()}
+
     def whole_seconds(self, steps_per_epoch: int) -> list[float]:
         """The seconds of each epoch, as many as it would take had it not been cut short."""
         return [

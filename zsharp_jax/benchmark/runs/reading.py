@@ -253,11 +253,14 @@ def _origin(record: dict[str, Any]) -> dict[str, str]:
         return within.get(name) if isinstance(within, dict) else None
 
     device, cores = told("device", "kind"), told("device", "cpu_cores")
+    at_once = record.get("trained_at_once")
     if device == "cpu" and isinstance(cores, int):  # JAX calls every CPU by that name
         device = f"{cores}-core cpu"
     found = {
+        "at once": str(at_once) if isinstance(at_once, int) else None,
         "device": device,
         "JAX": told("versions", "jax"),
+        "precision": told("device", "matmul_precision"),
         "commit": record.get("commit"),
     }
     return {

@@ -38,5 +38,12 @@ class Runs(NamedTuple):
         """What `function` makes for each run, one after the other."""
         if self.number is None:
             return function(of_all)
-        made = [function(of_one) for of_one in jax.jit(list)(of_all)]
-        return jax.jit(lambda parts: jax.tree.map(lambda *each: jnp.stack(each), *parts))(made)
+        return _stack([function(of_one) for of_one in _list(of_all)])
+
+
+_list = jax.jit(list)
+
+
+@jax.jit
+def _stack(parts: list[T]) -> T:
+    return jax.tree.map(lambda *each: jnp.stack(each), *parts)

@@ -31,16 +31,32 @@ class Budget:
 
         Args:
             run: What is trained.
-            seconds: How long its steps take.
-            compile_seconds: How long its program took to compile.
+            seconds: How long it takes, with the time to compile its program.
+            compile_seconds: How much of that it takes to compile.
 
         Raises:
-            RequestError: If it takes longer, with how long.
+            RequestError: If it takes longer than the budget, with how long.
         """
-        needed = seconds + compile_seconds
-        if not self._holds and needed > self._seconds:
+        if not self._holds and seconds > self._seconds:
             raise RequestError(
                 f"`budget` must fit a run at least, got {self._seconds:g} s: {run} takes about "
-                f"{needed:.1f} s, {compile_seconds:.1f} s of them to compile"
+                f"{seconds:.1f} s, {compile_seconds:.1f} s of them to compile"
+            )
+        self.hold()
+
+    def check_group(self, runs: str, seconds: float) -> None:
+        """Refuses a budget that never fits these runs, which keep no checkpoints.
+
+        Args:
+            runs: What is trained at once.
+            seconds: How long they take, with the time to compile their program.
+
+        Raises:
+            RequestError: If they take longer than the whole budget.
+        """
+        if seconds > self._seconds:
+            raise RequestError(
+                f"`budget` must fit all runs that are trained at once, got {self._seconds:g} s: "
+                f"{runs}: about {seconds:.1f} s; give it more, or a smaller --at-once"
             )
         self.hold()

@@ -1,6 +1,7 @@
 """A dataset on the device, or those of several runs that are trained at once."""
 
 import functools
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +36,17 @@ class DeviceData(NamedTuple):
         return self.split(name)[0].shape[-4]
 
 
-@functools.lru_cache(maxsize=1)  # for all methods that are trained on it
+_one_at_a_time = threading.Lock()  # programs are compiled in threads
+
+
 def on_device(dataset: Dataset) -> DeviceData:
     """Moves a dataset to the device, with the mean and standard deviation of each channel."""
+    with _one_at_a_time:
+        return _on_device(dataset)
+
+
+@functools.lru_cache(maxsize=1)  # for all methods that are trained on it
+def _on_device(dataset: Dataset) -> DeviceData:
     return jax.device_put(_data_of(dataset))
 
 

@@ -55,6 +55,14 @@ def remembered() -> Iterator[None]:
         yield
 
 
+COMPILES = "zsharp-bench compiles"  # what threads are named in which XLA compiles
+
+
+def compiles() -> bool:
+    """Whether XLA compiles in a thread, which Python would wait for at its end."""
+    return any(thread.name.startswith(COMPILES) for thread in threading.enumerate())
+
+
 def check() -> None:
     """Raises KeyboardInterrupt if there was a Ctrl-C that asked to end at once."""
     if _seen.is_set():

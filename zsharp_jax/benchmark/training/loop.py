@@ -77,7 +77,7 @@ def train(
     except interrupts.Terminated:
         if checkpoints and training.has_moved:
             checkpoints.save(outcome.steps, training.checkpoint())
-        where = f"{settings.method}, seed {settings.seed}: "
+        where = f"{_name(settings, has_rho=False)}: "
         where += f"after {outcome.steps} of {training.total} steps"
         raise interrupts.Terminated(where, finding.ended("interrupted")) from None
     if keep and not finding.error:
@@ -119,8 +119,8 @@ def train_at_once(
     try:
         training.finish(after_epoch)
     except interrupts.Terminated:
-        where = f"{runs[0].method}, {len(runs)} runs at once: "
-        where += f"after {training.steps} of {training.total} steps"
+        where = f"{runs[0].method}, {len(runs)} runs at once: after {training.steps} of "
+        where += f"{training.total} steps, with which they begin anew"
         raise interrupts.Terminated(where) from None
     for number, finding in enumerate(training.findings):
         if keep and not finding.error:
@@ -151,7 +151,9 @@ class _Training:
         self.total = runs[0].planned_steps(program.steps_per_epoch)
         self.epochs = math.ceil(self.total / program.steps_per_epoch)
         self.carry = program.start(self._key)
-        self.findings = [Finding(settings, program.data.judged) for settings in runs]
+        self.findings = [
+            Finding(_name(settings, len(runs) > 1), program.data.judged) for settings in runs
+        ]
         self.has_moved = False
 
     @property
@@ -279,10 +281,18 @@ class _Training:
         ]
 
 
+def _name(settings: Settings, has_rho: bool) -> str:
+    rho = f", rho {settings.rho:g}" if has_rho else ""
+    return f"{settings.method}{rho}, seed {settings.seed}"
+
+
+_key_of = jax.jit(jax.random.key, static_argnums=0)
+_keys_of = jax.jit(jax.vmap(jax.random.key))
+
+
 def _keys_and_rhos(runs: Sequence[Settings], at_once: int | None) -> tuple[jax.Array, jax.Array]:
-    key_of = jax.jit(jax.random.key, static_argnums=0)
     if at_once is None:
-        return key_of(runs[0].seed), jax.device_put(np.float32(runs[0].rho))
+        return _key_of(runs[0].seed), jax.device_put(np.float32(runs[0].rho))
     seeds = jax.device_put(np.array([settings.seed for settings in runs], np.uint32))
     rhos = jax.device_put(np.array([settings.rho for settings in runs], np.float32))
-    return jax.jit(jax.vmap(jax.random.key))(seeds), rhos
+    return _keys_of(seeds), rhos

@@ -28,7 +28,7 @@ from zsharp_jax.models import MODELS
 
 _MOST_TEST_IMAGES = 500  # evaluated at once
 _MOST_STEPS = 100  # taken at once: the progress bar moves, and a Ctrl-C is noticed, between calls
-_one_at_a_time = threading.Lock()  # what all programs share is made once
+_one_at_a_time = threading.Lock()  # programs are compiled in threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,7 @@ def compile_program(settings: Settings, dataset: Dataset, at_once: int | None = 
     started = time.perf_counter()
     size = len(dataset.train_images)
     steps_per_epoch = size // settings.batch_size
-    with _one_at_a_time:
-        data = on_device(dataset)
+    data = on_device(dataset)
     one_run, initialise = _one_run(settings, dataset, is_mapped=at_once is not None)
     steps_at_once = _steps_at_once(steps_per_epoch, settings.steps, jax.default_backend())
     call = one_run.step

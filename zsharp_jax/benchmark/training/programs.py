@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 
 from zsharp_jax.benchmark.runs.settings import Settings
+from zsharp_jax.benchmark.training import interrupts
 from zsharp_jax.benchmark.training.device_data import on_device, on_device_at_once
 from zsharp_jax.benchmark.training.images import RunImages
 from zsharp_jax.benchmark.training.program import Program
@@ -21,7 +22,7 @@ def program_key(settings: Settings) -> Settings:
 
 
 class Programs:
-    """Use it in a `with` block, which leaves what is not compiled by its end.
+    """Use it in a `with` block, by whose end no other program begins to be compiled.
 
     Args:
         compile: `compile_program`.
@@ -33,7 +34,7 @@ class Programs:
         self._compile, self._images, self._tell = compile, images, tell
         self._made: dict[Key, Program] = {}
         self._begun: dict[Key, concurrent.futures.Future[Program]] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor()
+        self._pool = concurrent.futures.ThreadPoolExecutor(thread_name_prefix=interrupts.COMPILES)
 
     def __enter__(self) -> "Programs":
         return self

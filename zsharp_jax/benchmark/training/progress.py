@@ -3,14 +3,13 @@ nobody watches a terminal, a line for each epoch."""
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
 import rich.progress
 import rich.text
 
-from zsharp_jax.benchmark.runs.outcome import Outcome
 from zsharp_jax.benchmark.training import interrupts
 from zsharp_jax.benchmark.training.standing import Standing
 
@@ -22,7 +21,6 @@ class RunProgress:
     total: they would pass for speed.
 
     Args:
-        total: How many steps all runs take; those that are trained at once count as one.
         batch_size: How many images a step takes.
         console: Where it is shown; standard error by default.
         lines: Whether a line for each epoch is printed; by default where standard output or
@@ -31,7 +29,6 @@ class RunProgress:
 
     def __init__(
         self,
-        total: int,
         batch_size: int,
         console: rich.console.Console | None = None,
         lines: bool | None = None,
@@ -40,8 +37,8 @@ class RunProgress:
         console = console or rich.console.Console(stderr=True)
         self._lines = prints_lines(console) if lines is None else lines
         self._bar = bar_above_figures(console)
-        self._task = self._bar.add_task("", total=total, figures="")
-        self._total = total
+        self._task = self._bar.add_task("", total=0, figures="")
+        self._total = 0  # steps
         self._before = 0  # steps that were taken in the runs that are over
         self._skipped: int | None = None  # steps of the present run; None before its first report
         self._taken = 0  # of the present run
@@ -53,6 +50,11 @@ class RunProgress:
     def __exit__(self, *exception: object) -> None:
         if self._bar.live.is_started:
             self._bar.stop()
+
+    def expect(self, steps: int) -> None:
+        """Says how many steps all runs take; those that are trained at once count as one."""
+        self._total = steps
+        self._update()
 
     def tell(self, description: str) -> None:
         """Says what is being done."""
@@ -75,21 +77,20 @@ class RunProgress:
         images = self._batch_size * self._at_once
         self._update(figures=figures_of(standing, speed and speed * images))
 
-    def tell_epoch(self, run: str, epochs: int, outcome: Outcome) -> None:
+    def tell_epoch(self, which: str, judged: str, last: Mapping[str, float]) -> None:
         """Prints what an epoch came to, where lines are printed.
 
         Args:
-            run: What is trained.
-            epochs: How many epochs it takes.
-            outcome: What has been found so far.
+            which: The run and the epoch.
+            judged: On which images the accuracy was found.
+            last: What each curve came to.
         """
         if not self._lines:
             return
-        last = {name: values[-1] for name, values in outcome.curves.items()}
         line = (
-            f"{run}: epoch {outcome.epochs} of {epochs}: epoch mean of the clean loss "
-            f"{last['train_loss']:.4f}, sharp loss {last['sharp_loss']:.4f}; {outcome.judged} acc. "
-            f"{last[f'{outcome.judged}_accuracy']:.2%}; {last['seconds']:.1f} s"
+            f"{which}: epoch mean of the clean loss {last['train_loss']:.4f}, sharp loss "
+            f"{last['sharp_loss']:.4f}; {judged} acc. {last[f'{judged}_accuracy']:.2%}; "
+            f"{last['seconds']:.1f} s"
         )
         try:
             print(line, flush=True)

@@ -6,8 +6,9 @@ import itertools
 import math
 import pathlib
 import shlex
+import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -92,7 +93,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         OutputError: If a checkpoint cannot be written.
         Terminated: After a SIGTERM or Ctrl-C, and when the budget is over, with how to go on and
             the records of the runs that had ended; these are kept, and so is where the present one
-            stands, whose file says that it is interrupted.
+            stands, whose file says that it is interrupted. Of runs that were trained at once
+            nothing is kept.
     """
     budget = Budget(request.budget)
     prepare_folder(request.folder)
@@ -109,47 +111,57 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
     elif not request.overwrite:
         _refuse_existing(runs, request, data_sha256)
 
-    groups = list(_groups(runs, request.at_once))
-    total = sum(group[0].planned_steps(steps_per_epoch) for group in groups)
-    records = []
     with (
         interrupts.termination_noted(),
-        RunProgress(total, runs[0].batch_size) as progress,
+        RunProgress(runs[0].batch_size) as progress,
         Programs(compile_program, images, progress.tell) as programs,
     ):
         trainer = _Trainer(request, data_sha256, programs, progress, budget)
+        found = trainer.finished(runs)
+        if found:
+            budget.hold()
+        left = [settings for settings in runs if settings not in found]
+        groups = list(_groups(left, request.at_once, trainer.goes_on))
+        programs.begin(groups)
+        progress.expect(sum(group[0].planned_steps(steps_per_epoch) for group in groups))
         try:
-            groups = [(group, trainer.finished(group)) for group in groups]
-            programs.begin(left for group, found in groups if (left := _left(group, found)))
-            for group, found in groups:
-                if left := _left(group, found):
-                    found.update(trainer.trained(left))
-                records += [found[settings] for settings in group]
-                budget.hold()
-                errors = [record["error"] for record in found.values() if record["error"]]
+            for group in groups:
+                found |= trainer.finished(group)  # another process may have trained some
+                if left := [settings for settings in group if settings not in found]:
+                    found |= trainer.trained(left)
+                    budget.hold()
+                errors = [error for settings in group if (error := found[settings]["error"])]
                 progress.finish_run(group[0].planned_steps(steps_per_epoch), errors)
         except interrupts.Terminated as stop:
+            records = [found[settings] for settings in runs if settings in found]
             again = [w for w in request.command if w not in ("--resume", "--overwrite")]
             raise interrupts.Terminated(
                 f"stopped at {stop}; {len(records)} of {len(runs)} runs had ended; "
                 f"to go on: {shlex.join([*again, '--resume'])}",
                 records=records,
             ) from None
+    records = [found[settings] for settings in runs]
     if request.tables:
         pack(request.folder, [record["name"] for record in records])
     return records
 
 
-def _groups(runs: Sequence[Settings], at_once: int) -> Iterator[list[Settings]]:
-    """The runs that are next to each other and have one program, at most so many at once."""
+def _groups(
+    runs: Sequence[Settings], at_once: int, goes_on: Callable[[Settings], bool]
+) -> Iterator[list[Settings]]:
+    """The runs that are trained at once: of one program, and of nearly one number, so that there
+    are few programs. A run that goes on from a checkpoint is alone."""
     for _, of_one_program in itertools.groupby(runs, program_key):
-        alike = list(of_one_program)
-        for first in range(0, len(alike), at_once):
-            yield alike[first : first + at_once]
-
-
-def _left(group: Sequence[Settings], found: Mapping[Settings, Record]) -> list[Settings]:
-    return [settings for settings in group if settings not in found]
+        alike = []
+        for settings in of_one_program:
+            if at_once > 1 and not goes_on(settings):
+                alike.append(settings)
+            else:
+                yield [settings]
+        if alike:
+            size = math.ceil(len(alike) / math.ceil(len(alike) / at_once))
+            for first in range(0, len(alike), size):
+                yield alike[first : first + size]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,16 +174,24 @@ class _Trainer:
     progress: RunProgress
     budget: Budget
 
-    def finished(self, group: Sequence[Settings]) -> dict[Settings, Record]:
+    def finished(self, runs: Sequence[Settings]) -> dict[Settings, Record]:
         """The records of those runs that are there already, where that is enough."""
         found = {}
         if self.request.resume:
-            for settings in group:
+            for settings in runs:
                 if record := self._finished(settings):
                     with self._events(settings, record["steps_per_epoch"]) as events:
                         events.write(Outcome(steps=record["steps"], curves=record["curves"]))
                     found[settings] = record
         return found
+
+    def goes_on(self, settings: Settings) -> bool:
+        """Whether a run may go on from a checkpoint."""
+        folder, name = self.request.folder, settings.run_name(self.data_sha256)
+        kept = (folder / CHECKPOINTS / name).exists()
+        return self.request.resume and (
+            kept or bool(shorter_runs(folder, settings, self.data_sha256))
+        )
 
     def trained(self, group: Sequence[Settings]) -> dict[Settings, Record]:
         """The records of runs that have one program, after they have been trained."""
@@ -199,7 +219,7 @@ class _Trainer:
 
             def tell_epoch(outcome: Outcome) -> None:
                 events.write(outcome)
-                self._tell_epoch(name, settings, program, outcome)
+                self._tell_epoch(name, settings, program, [outcome])
 
             try:
                 outcome = train(
@@ -232,8 +252,7 @@ class _Trainer:
             def tell_epoch(outcomes: Sequence[Outcome]) -> None:
                 for events, outcome in zip(of_runs, outcomes, strict=True):
                     events.write(outcome)
-                longest = max(outcomes, key=lambda outcome: outcome.epochs)  # has not failed
-                self._tell_epoch(name, group[0], program, longest)
+                self._tell_epoch(f"mean of {name}", group[0], program, outcomes)
 
             def keep(number: int, carry: Carry) -> None:
                 digests[group[number]] = self._keep(group[number], carry)
@@ -251,13 +270,21 @@ class _Trainer:
         }
 
     def _tell_epoch(
-        self, name: str, settings: Settings, program: Program, outcome: Outcome
+        self, name: str, settings: Settings, program: Program, outcomes: Sequence[Outcome]
     ) -> None:
+        """Tells means over the runs that have not failed, and the seconds of all runs."""
         steps = settings.planned_steps(program.steps_per_epoch)
         epochs = math.ceil(steps / program.steps_per_epoch)
-        self.progress.tell_epoch(name, epochs, outcome)
-        seconds = epochs * outcome.curves["seconds"][-1] * (program.at_once or 1)
-        self.budget.check(name, seconds, program.compile_seconds)
+        epoch = max(outcome.epochs for outcome in outcomes)
+        last = [outcome.last() for outcome in outcomes if outcome.epochs == epoch]
+        means = {curve: statistics.fmean(each[curve] for each in last) for curve in last[0]}
+        means["seconds"] *= len(outcomes)
+        self.progress.tell_epoch(f"{name}: epoch {epoch} of {epochs}", outcomes[0].judged, means)
+        needed = epochs * means["seconds"] + program.compile_seconds
+        if program.at_once is None:
+            self.budget.check(name, needed, program.compile_seconds)
+        elif epoch == 1:
+            self.budget.check_group(name, needed)
 
     def _keep(self, settings: Settings, carry: Carry) -> str:
         """Keeps the weights of a run; returns their digest."""

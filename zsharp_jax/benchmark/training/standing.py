@@ -12,7 +12,6 @@ from zsharp_jax.benchmark.runs.outcome import (
     rounded,
     thinned,
 )
-from zsharp_jax.benchmark.runs.settings import Settings
 
 TOLD = ("clean loss", "sharp loss", "gradient norm", "perturbation norm")  # as in `SamInfo`
 
@@ -52,8 +51,8 @@ class Finding:
         error: What is not finite, and when; None as long as everything is.
     """
 
-    def __init__(self, settings: Settings, judged: str) -> None:
-        self._run = f"{settings.method}, seed {settings.seed}"
+    def __init__(self, run: str, judged: str) -> None:
+        self._run = run  # what it is called in an error
         self.told: list[tuple[float, ...]] = []
         self.outcome = Outcome(curves={name: [] for name in curve_names(judged)})
         self.accuracy = math.nan
