@@ -76,7 +76,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--budget", metavar="TIME",
         help="train for so long, as 90m, 1h30m or 45s, then stop, write the tables of what there "
-        "is, and say how to go on; seeds come one after the other, each with all methods and radii "
+        "is, and say how to go on; seeds come one after the other, or with --at-once in groups, "
+        "each with all methods and radii "
         "(default: until all runs are over)",
     )  # fmt: skip
     parser.set_defaults(run=_study, steps=None, rho=None)
