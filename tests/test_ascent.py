@@ -112,6 +112,7 @@ def test_a_zero_rho_gives_a_zero_perturbation(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @every_ascent
+@pytest.mark.fast_for("zsharp-*", "friendly_sam-float16")
 def test_structure_and_dtype_are_those_of_the_gradient(name, dtype):
     gradients, params = random_tree(dtype=dtype), random_tree(dtype=dtype)
     found = along(name, 0.05, gradients, params)
@@ -133,6 +134,7 @@ def test_float16_gradients_neither_overflow_nor_vanish(name, scale):
 
 
 @every_ascent
+@pytest.mark.fast_for("zsharp", "friendly_sam")
 def test_the_state_keeps_its_shape_and_nothing_compiles_twice(name):
     ascent = VARIANTS[name](0.05)
     chex.clear_trace_counter()
@@ -145,6 +147,7 @@ def test_the_state_keeps_its_shape_and_nothing_compiles_twice(name):
 
 
 @every_ascent
+@pytest.mark.fast_for("zsharp", "vasso")
 def test_a_schedule_of_rho_counts_the_ascents(name):
     lengths = jnp.array([0.1, 0.2, 0.0, -0.5, 0.4])
     scheduled = VARIANTS[name](lambda count: lengths[count])
@@ -333,6 +336,7 @@ def test_asam_adapts_where_it_is_told_to():
 
 
 @every_ascent
+@pytest.mark.fast_for("zsharp", "vasso")
 def test_strict_promotion_and_shapes_in_place_of_parameters(name):
     gradients = {**GRADIENTS, "narrow": jnp.ones((4, 4), jnp.bfloat16).at[0, 0].set(3)}
     frozen = {**gradients, "table": jnp.ones(3, jnp.float8_e4m3fn)}
@@ -352,6 +356,7 @@ def test_strict_promotion_and_shapes_in_place_of_parameters(name):
 
 
 @every_ascent
+@pytest.mark.fast_for("zsharp", "asam")
 def test_a_derivative_through_a_gradient_of_zero_is_finite(name):
     def length_of(scale):
         gradients = {"kernel": scale * PARAMS["dense"], "other": 0 * scale * PARAMS["conv"]}

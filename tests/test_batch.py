@@ -151,6 +151,7 @@ def test_narrow_gradients_are_added_up_in_float32(dtype):
 
 @pytest.mark.parametrize("groups", [2, 8])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+@pytest.mark.fast_for("zsharp-8", "asam-2")
 def test_each_group_is_perturbed_by_its_own_gradient(ascent, groups):
     (loss, gradients), _, info = sharp_gradients(ascent, groups=groups)
     alone = [sharp_gradients(ascent, block) for block in blocks(groups)]

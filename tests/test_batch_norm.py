@@ -62,6 +62,7 @@ def on_four_devices(synced_over, **options):
 
 
 @pytest.mark.parametrize("launched", ["groups", "devices"])
+@pytest.mark.fast_for("groups")
 def test_a_layer_that_is_told_the_axis_sees_the_parts_as_one_batch(launched):
     if launched == "groups":
         ascent = zsharp(0.0, 0.5)  # with any other rho each has a perturbation of its own
@@ -78,6 +79,7 @@ def test_groups_with_such_layers_do_not_depend_on_the_devices():
 
 
 @pytest.mark.parametrize("launched", ["groups", "microbatches", "devices"])
+@pytest.mark.fast_for("groups")
 def test_one_that_is_not_has_the_mean_of_the_statistics_of_the_parts(launched):
     in_parts = on_four_devices(None) if launched == "devices" else ascend(**{launched: 4})
     (expected, _), (found, _) = evaluated(ascend()), evaluated(in_parts)

@@ -99,11 +99,13 @@ RADII, BATCHES = np.float32([0.02, 0.1, 0.5, 0.02, 0.5]), np.float32([1, 1, 1, 1
 
 
 @pytest.mark.parametrize("chosen", [optax.identity(), zscore_filter(0.95)], ids=["whole", "0.95"])
+@pytest.mark.fast_for("0.95")
 def test_the_bound_holds_for_the_update_as_made(chosen):
     left, printed, mended = sides_of_the_bound(chosen)
     assert np.all(left < printed) and np.all(printed <= 1.01 * mended)
 
 
+@pytest.mark.slow
 def test_a_filter_that_keeps_little_hides_the_noise_of_the_descent_from_the_bound():
     left, printed, mended = sides_of_the_bound(zscore_filter(0.999))
     assert np.all(left[:2] > 1.5 * printed[:2]) and np.all(left < mended)

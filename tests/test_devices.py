@@ -79,6 +79,7 @@ def assert_shardings(tree, shardings):
 
 @pytest.mark.parametrize("place", [slow(replicated), fully_sharded, slow(sharded_on_two_axes)])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+@pytest.mark.fast_for("zsharp-*", "friendly_sam-*")
 def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
     alone = init_state(network_params(), OPTIMIZER, ascent)
     together = init_state(place(mesh, network_params()), OPTIMIZER, ascent)
@@ -97,6 +98,7 @@ def test_many_devices_take_the_same_step_as_one(mesh, ascent, place):
 
 @pytest.mark.parametrize("optimizer", [optax.adafactor(1e-2, min_dim_size_to_factor=4), OPTIMIZER])
 @pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.fast_for("True-optimizer0")
 def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, optimizer, jitted):
     ascent = zsharp(0.1)
     start = jax.jit(init_state, static_argnums=(1, 2)) if jitted else init_state
@@ -113,6 +115,7 @@ def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, opti
 
 
 @pytest.mark.parametrize("options", [{"microbatches": 4}, {"groups": 8}, {"groups": 4}])
+@pytest.mark.fast_for("options2")
 def test_a_batch_in_parts_takes_the_same_step_on_a_mesh(mesh, options):
     ascent, split = ASCENTS["zsharp"], NamedSharding(mesh, P("data"))
     step, step_together = (sam_step(network_loss, OPTIMIZER, ascent, **options) for _ in range(2))
@@ -140,6 +143,7 @@ def gathered_loss(params, *batch):
     ],
 )
 @pytest.mark.parametrize("place", [slow(replicated), fully_sharded])
+@pytest.mark.fast_for("*-options0", "*-options4")
 def test_explicit_axes_take_the_step_of_one_device(place, name, options):
     mesh, ascent = jax.make_mesh((8,), ("data",)), ASCENTS[name]
     assert mesh.explicit_axes == ("data",)
@@ -184,6 +188,7 @@ def assert_only_few_numbers_are_exchanged(program):
 
 @pytest.mark.parametrize("shape", [(64, 32), (248, 64), (1040, 24)])
 @pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.fast_for("*-shape0")
 def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, shape):
     split = NamedSharding(mesh, P("data"))
     rng = np.random.default_rng(0)
@@ -202,6 +207,7 @@ def test_the_filter_of_a_sharded_tensor_gathers_and_sorts_nothing(mesh, scope, s
 
 @pytest.mark.parametrize("place", [fully_sharded, slow(sharded_on_two_axes)])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+@pytest.mark.fast_for("zsharp-*", "friendly_sam-*")
 def test_an_ascent_along_sharded_tensors_gathers_and_sorts_nothing(mesh, ascent, place):
     shapes = {"first": (248, 64), "second": (64, 32), "bias": (32,)}
     gradients = place(mesh, {name: jnp.ones(shape) for name, shape in shapes.items()})

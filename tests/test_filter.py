@@ -71,6 +71,7 @@ def assert_keeps(found, gradient, mask):
         (False, np.float32, 0.95),
     ],
 )
+@pytest.mark.fast_for("True-float32-0.95-*", "True-bfloat16-*")
 def test_the_mask_of_each_layer_is_numpys(form, by_zscore, dtype, quantile):
     gradients = {name: tensor.astype(dtype) for name, tensor in TENSORS.items()}
     found = compiled(form, quantile, "layer", by_zscore)(gradients)
@@ -81,6 +82,7 @@ def test_the_mask_of_each_layer_is_numpys(form, by_zscore, dtype, quantile):
 
 @every_form
 @pytest.mark.parametrize("by_zscore", [True, False], ids=["zscore", "magnitude"])
+@pytest.mark.fast_for("zscore-*")
 def test_one_quantile_over_all_layers(form, by_zscore):
     gradients = [TENSORS["normal"] * 1e-30, TENSORS["heavy tails"] * 1e-3, TENSORS["constant"]]
     gradients = [gradient.astype(np.float32) for gradient in gradients]

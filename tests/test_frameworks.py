@@ -65,6 +65,7 @@ def trained_by_sam_step(ascent, steps=2):
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3])
+@pytest.mark.fast_for("0.3")
 def test_nnx_with_batch_norm_and_dropout(rho):
     """Parameters, statistics and PRNG counters; without rho, those of the bare optimizer."""
     model, optimizer = trained_by_nnx(sharpness_aware(OPTIMIZER, sam(rho)))

@@ -33,6 +33,7 @@ def test_ascent_update(method):
 
 
 @pytest.mark.parametrize("method", ASCENTS)
+@pytest.mark.fast_for("zsharp")
 def test_sam_step(method):
     ascent, descent = ASCENTS[method], optimizer()
     state, step = init_state(tree("initial"), descent, ascent), sam_step(loss_fn, descent, ascent)
@@ -43,6 +44,7 @@ def test_sam_step(method):
 
 
 @pytest.mark.parametrize("method", ASCENTS)
+@pytest.mark.fast_for("zsharp")
 def test_sharpness_aware(method):
     tx, gradient_at = sharpness_aware(optimizer(), ASCENTS[method]), jax.grad(loss_fn)
 

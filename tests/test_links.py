@@ -190,6 +190,7 @@ def remembering():
 @pytest.mark.parametrize(
     "options", [{}, {"microbatches": 4}, {"groups": 4}, {"axis_name": "batch"}]
 )
+@pytest.mark.fast_for("options3")
 def test_what_is_handed_over_is_that_of_the_whole_batch(options):
     optimizer, ascent, params, batch = remembering(), sam(0.1), network_params(), BATCH
     step = sam_step(network_loss, optimizer, ascent, **options)

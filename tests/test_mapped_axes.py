@@ -45,6 +45,7 @@ def per_device(array):
 @pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("ascent", ASCENTS.values(), ids=ASCENTS)
+@pytest.mark.fast_for("zsharp-16-*", "friendly_sam-1-*")
 def test_a_shard_map_takes_the_step_of_one_device(ascent, groups, check_vma):
     params, state = network_params(), ascent.init(network_params())
     ascend = sharp_value_and_grad(network_loss, ascent, groups=groups, axis_name="data")
@@ -74,6 +75,7 @@ def test_a_training_step_in_microbatches_in_a_shard_map(check_vma):
 
 @pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.fast_for("16-*")
 def test_plain_steps_in_a_shard_map(groups, check_vma):
     ascent = zsharp(periodic_rho(0.1, every=2, start=1))
     options = {"groups": groups, "plain_if_zero": True}
@@ -89,6 +91,7 @@ def test_plain_steps_in_a_shard_map(groups, check_vma):
 
 
 @pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.fast_for("8")
 def test_a_pmap_takes_the_step_of_one_device(groups):
     ascent = ASCENTS["zsharp"]
     together = jax.pmap(

@@ -93,6 +93,7 @@ WAYS = {
 @pytest.mark.parametrize(
     "way, name", [*[("one pass", name) for name in ASCENTS], ("a quarter", "sam")]
 )
+@pytest.mark.fast_for("one pass-zsharp", "a quarter-*")
 def test_twenty_steps_are_those_written_out(way, name):
     options, first_gradient = WAYS[way]
     with jax.enable_x64(True):
@@ -146,6 +147,7 @@ LAUNCHED = [(options, launched) for options in IN_PARTS for launched in ("explic
 
 
 @pytest.mark.parametrize("options, launched", [*LAUNCHED, (IN_PARTS[3], "automatic")])
+@pytest.mark.fast_for("options0-*", "options1-*")
 def test_eight_devices_take_the_steps_of_one(options, launched):
     ascent, one_pass = friendly_sam(RHO), options.get("one_pass", False)
     state = init_state(network_params(), OPTIMIZER, ascent, one_pass=one_pass)

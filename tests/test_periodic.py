@@ -111,6 +111,7 @@ def products_of(function, *inputs):
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 4}, {"microbatches": 2}])
+@pytest.mark.fast_for("options2")
 def test_one_branch_of_the_program_has_all_of_the_second_pass(options):
     ascent, params = sam(periodic_rho(0.1, every=2)), network_params()
 

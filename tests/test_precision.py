@@ -44,6 +44,7 @@ NARROW = [(jnp.bfloat16, "widened"), (jnp.bfloat16, "rounded"), (jnp.float16, "r
 
 
 @pytest.mark.parametrize("dtype, narrow_weights", [*NARROW, (jnp.float32, "rounded")])
+@pytest.mark.fast_for("bfloat16-widened")
 def test_a_small_perturbation_of_a_million_weights_does_not_round_away(dtype, narrow_weights):
     ascent, w = sam(0.05), jnp.ones((1024, MILLION // 1024), dtype)
     ascend = jax.jit(sharp_value_and_grad(rising, ascent, narrow_weights=narrow_weights))
@@ -110,6 +111,7 @@ def test_a_step_through_a_zero_gradient_can_be_differentiated():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", ASCENTS)
+@pytest.mark.fast_for("zsharp-*")
 def test_a_step_in_a_narrow_dtype_keeps_every_dtype_and_compiles_once(name, dtype, compilations):
     # (The 1e-8 of Adam is 0 in float16.)
     optimizer, ascent = optax.sgd(0.05, momentum=0.9), ASCENTS[name](0.1)
@@ -127,6 +129,7 @@ def test_a_step_in_a_narrow_dtype_keeps_every_dtype_and_compiles_once(name, dtyp
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.fast_for("bfloat16")
 def test_a_step_mixes_no_dtypes_by_itself(dtype):
     """Whoever has JAX refuse to mix them can take our steps as they take Optax's."""
 
@@ -159,6 +162,7 @@ def test_float16_gradients_neither_overflow_nor_vanish(name, size):
 
 @pytest.mark.parametrize("dtype, rtol", [(jnp.float32, 1e-5), (jnp.float16, 1e-3)])
 @pytest.mark.parametrize("name", ["sam", "zsharp", "zsharp_reference"])
+@pytest.mark.fast_for("zsharp-float32*", "zsharp_reference-float16*")
 def test_a_scaled_loss_gives_the_same_perturbation_and_a_scaled_gradient(name, dtype, rtol):
     """The scale cancels in the ascent, and the optimizer takes it out once."""
     scale = 2.0**10

@@ -69,6 +69,7 @@ def test_the_mask_is_that_of_one_device_and_only_counts_are_exchanged(gradients,
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.fast_for("layer")
 def test_explicit_axes_have_the_mask_of_one_device_in_either_form(scope):
     gradients, request = placed(AxisType.Explicit), REQUEST._replace(scope=scope)
     expected = on_one_device(jax.device_get(gradients), request)
@@ -89,6 +90,7 @@ def test_explicit_axes_have_the_mask_of_one_device_in_either_form(scope):
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.fast_for("layer")
 def test_every_member_of_a_batch_has_its_own(gradients, scope):
     request = REQUEST._replace(scope=scope)
     batch = [jnp.stack([leaf, leaf**2 - 3 * leaf, leaf + 1]) for leaf in gradients]

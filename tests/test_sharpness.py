@@ -180,6 +180,7 @@ def test_at_a_stationary_point_the_search_still_finds_a_way_up():
 
 
 @pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.fast_for("4")
 def test_one_step_is_the_sharp_pass_of_training_and_more_never_find_less(groups):
     ascend = jax.jit(zsharp_jax.sharp_value_and_grad(layer_loss, ASCENT, groups=groups))
     *_, info = ascend(LAYER, ASCENT.init(LAYER), *BATCH)
@@ -248,6 +249,7 @@ each_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURE
 
 
 @each_measure
+@pytest.mark.fast_for("worst", "trace")
 def test_a_batch_in_parts_with_aux_gives_the_same_and_nothing_compiles_twice(measure, compilations):
     options = {"has_aux": True, "microbatches": 4, "batch_argnums": (2, 3)}
 
@@ -305,6 +307,7 @@ def gathered_loss(params, inputs, targets):
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.fast_for("Auto")
 def test_sharded_parameters_are_measured_where_they_lie(kind):
     kinds = (jax.sharding.AxisType[kind],) * 2
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)

@@ -44,6 +44,7 @@ def test_the_loop_of_the_spectrum_draws_no_random_numbers():
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.fast_for("worst")
 def test_no_parameter_that_is_split_is_gathered(measure, monkeypatch):
     """The loss exchanges nothing but its mean, so what else is exchanged would be our doing."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -49,6 +49,7 @@ def unstack(tree):
     ],
     ids=["global", "magnitude", "zsharp by layer", "reference", "scale"],
 )
+@pytest.mark.fast_for("zsharp by layer", "global")
 def test_stacked_layers_get_what_they_get_unstacked(make):
     stacked, unstacked = make(**SAID), make(stacked=0, **UNSTACKED_SAID)
     with jax.enable_x64(True):

@@ -87,6 +87,7 @@ def sharpness_aware_steps(optimizer, ascent, params, count):
 
 
 @pytest.mark.parametrize("ascent, optimizer", PAIRS)
+@pytest.mark.fast_for("zsharp-adamw", "zsharp_reference-*", "sam-clipped*")
 def test_without_rho_it_is_the_bare_optimizer_bit_for_bit(ascent, optimizer):
     ascent, optimizer = ASCENTS[ascent](0.0), OPTIMIZERS[optimizer]
     expected = plain_steps(optimizer, 5)
@@ -156,6 +157,7 @@ def test_both_passes_get_the_same_inputs():
 
 
 @pytest.mark.parametrize("ascent, optimizer", PAIRS)
+@pytest.mark.fast_for("zsharp-adamw", "friendly_sam-*", "sam-clipped*")
 def test_the_state_keeps_structure_and_dtypes_and_nothing_compiles_twice(
     ascent, optimizer, compilations
 ):

@@ -239,6 +239,7 @@ WHAT_IS_THERE = {
 
 
 @pytest.mark.parametrize("command", WHAT_IS_THERE)
+@pytest.mark.fast_for("compare*")
 def test_what_is_there_is_not_overwritten_unless_asked(command, tmp_path, capsys, monkeypatch):
     options = [*WHAT_IS_THERE[command], "--epochs", "1", "--out", tmp_path]
     assert exit_code(*options) == 0
@@ -417,6 +418,7 @@ def asam_as_it_is(tmp_path_factory):
 
 
 @pytest.mark.parametrize("change", [["--crop-padding", "0"], ["--flip"], ["--eta", "1"]])
+@pytest.mark.fast_for("change0")
 def test_the_augmentation_and_eta_reach_the_step_and_the_run_file(tmp_path, change, asam_as_it_is):
     losses, others = asam_as_it_is
     assert losses_of(tmp_path, "--method", "asam", *change) != losses

@@ -42,6 +42,7 @@ class TwoConvolutions(nn.Module):
 
 @pytest.mark.parametrize("quick", [quick_in_loops, quick_when_small])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.fast_for("float32-*")
 def test_a_network_that_convolves_by_products_is_the_network(quick, dtype):
     model = TwoConvolutions(dtype)
     images = jax.random.normal(jax.random.key(0), (4, 4, 4, 1))

@@ -118,6 +118,7 @@ def test_what_is_not_whole_is_not_drawn_and_what_is_damaged_is_named(tmp_path, c
 
 
 @pytest.mark.parametrize("loss, norm", [(0.0, 0.0), (5e-324, 5e-324), (3e38, 1e-30), (1, 3e38)])
+@pytest.mark.fast_for("1-3e+38")
 def test_any_finite_figures_are_drawn(loss, norm, tmp_path, monkeypatch):
     monkeypatch.setattr(filter_figure, "draw_example", Figure)
     for seed in (0, 1):

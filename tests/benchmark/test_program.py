@@ -142,6 +142,7 @@ def test_training_convolves_small_images_by_products(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.fast_for("*_quarter", "*_one_pass", "looksam", "zsharp", "adamw")
 def test_every_method_takes_a_step_with_statistics(method):
     settings = dataclasses.replace(SETTINGS, method=method)
     run, initialise = program._one_run(settings, DATASET, is_mapped=False)

@@ -36,6 +36,8 @@ from zsharp_jax.benchmark.runs.reading import read_folder
 from zsharp_jax.benchmark.runs.weights import read_weights, weights_path, write_weights
 from zsharp_jax.models import MODELS
 
+pytestmark = pytest.mark.slow  # networks are trained and measured
+
 OPTIONS = ["--methods", "adamw", "sam", "--seeds", "1", "--epochs", "1", "--batch-size", "256"]
 OPTIONS += ["--label-noise", "0.2"]
 FEW = {"spectrum_steps": 3, "trace_samples": 2, "worst_steps": 2, "average_samples": 2}

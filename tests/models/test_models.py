@@ -38,6 +38,7 @@ def test_every_model_is_counted():
 
 @pytest.mark.parametrize("pixels", [32, 64])
 @pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.fast_for("resnet8-*", "vgg16_bn-32", "vit_7_8_8_384-32")
 def test_parameter_counts(name, pixels):
     *counts, matrices = COUNTS[name]
     more = MORE_AT_64_PIXELS.get(name, 0) if pixels == 64 else 0
@@ -48,6 +49,7 @@ def test_parameter_counts(name, pixels):
 
 
 @pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.fast_for("resnet8", "vit_7_8_8_384")
 def test_bfloat16_is_for_computing_only(name):
     model = MODELS[name](num_classes=10, dtype=jnp.bfloat16)
     variables = shapes(model)
@@ -69,6 +71,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.fast_for("vit")
 def test_bfloat16_gives_nearly_the_same_logits(name):
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     exact, rounded = (SMALL[name](num_classes=10, dtype=d) for d in (jnp.float32, jnp.bfloat16))
