@@ -193,6 +193,10 @@ def test_off_a_cpu_programs_are_compiled_in_threads_once_each(monkeypatch):
         with pytest.raises(RequestError, match="does not fit"):
             programs.of([failing])
         assert sorted(begun) == ["asam", "sam", "vasso"]
+    for thread in threading.enumerate():
+        if thread.name.startswith(interrupts.COMPILES):
+            thread.join(timeout=60)
+    assert not interrupts.compiles()
     assert told == ["sam: compiling", "vasso: compiling"]
 
 
