@@ -14,7 +14,7 @@ from tiny import SETTINGS, assert_same_but_for_rounding, silent, tiny_dataset
 
 from zsharp_jax.benchmark.datasets.splits import with_wrong_labels
 from zsharp_jax.benchmark.errors import RequestError
-from zsharp_jax.benchmark.training import interrupts, program, session
+from zsharp_jax.benchmark.training import interrupts, program, session, trainer
 from zsharp_jax.benchmark.training.at_once import Runs
 from zsharp_jax.benchmark.training.budget import Budget
 from zsharp_jax.benchmark.training.device_data import on_device, on_device_at_once
@@ -106,7 +106,7 @@ def test_sigterm_ends_all_of_them(at_once):
 
     with interrupts.termination_noted(), pytest.raises(interrupts.Terminated) as stopped:
         train_at_once(at_once, RUNS, report)
-    where = "zsharp, 4 runs at once: after 3 of 6 steps, with which they begin anew"
+    where = "zsharp, 4 runs at once: after 3 of 6 steps, which are lost"
     assert str(stopped.value) == where
 
 
@@ -143,7 +143,7 @@ def test_what_has_finished_counts_after_an_end_within_a_study(tmp_path, monkeypa
         raise interrupts.Terminated("adamw, 3 runs at once")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "train_at_once", end)
+        patch.setattr(trainer, "train_at_once", end)
         assert exit_code(*ADAMW, *more, *out) == 0
     assert "2 of 5 runs had ended" in capsys.readouterr().err
     assert exit_code(*ADAMW, *more, *out, "--keep-weights", "--tensorboard", tmp_path / "t") == 0
@@ -162,7 +162,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_trained_again(tmp_pa
         (tmp_path / "ours" / f"{other['name']}.json").write_text(json.dumps(other))
         return train(program, settings, *arguments, **options)
 
-    monkeypatch.setattr(session, "train", train_beside)
+    monkeypatch.setattr(trainer, "train", train_beside)
     assert exit_code(*ADAMW, "--seeds", "2", "--resume", "--out", tmp_path / "ours") == 0
     assert trained == [0]
 

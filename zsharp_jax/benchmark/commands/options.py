@@ -21,7 +21,7 @@ from zsharp_jax.benchmark.runs.settings import (
 
 if TYPE_CHECKING:
     from zsharp_jax.benchmark.datasets.obtain import Origin
-    from zsharp_jax.benchmark.training import session
+    from zsharp_jax.benchmark.training.trainer import Request
 
 MOST_SEEDS = 1000
 
@@ -259,9 +259,10 @@ def request_of(
     *,
     one_plan: bool = False,
     budget: float | None = None,
-) -> "session.Request":
+) -> "Request":
     """How the options say that runs are carried out; `tables` are made of all of them."""
-    from zsharp_jax.benchmark.training import events, session
+    from zsharp_jax.benchmark.training import events
+    from zsharp_jax.benchmark.training.trainer import Request
 
     every = options.checkpoint_every
     if every is not None and every < 1:
@@ -276,7 +277,7 @@ def request_of(
         )
     if options.tensorboard is not None:
         events.check_installed()
-    return session.Request(
+    return Request(
         command,
         origin(options),
         options.out,

@@ -26,7 +26,7 @@ _CALLS_AHEAD = 2
 
 
 class _NoneLeftError(Exception):
-    """Of no run all losses and norms are finite."""
+    """Every run has failed."""
 
 
 def train(
@@ -120,7 +120,7 @@ def train_at_once(
         training.finish(after_epoch)
     except interrupts.Terminated:
         where = f"{runs[0].method}, {len(runs)} runs at once: after {training.steps} of "
-        where += f"{training.total} steps, with which they begin anew"
+        where += f"{training.total} steps, which are lost"
         raise interrupts.Terminated(where) from None
     for number, finding in enumerate(training.findings):
         if keep and not finding.error:

@@ -22,7 +22,7 @@ def program_key(settings: Settings) -> Settings:
 
 
 class Programs:
-    """Use it in a `with` block, by whose end no other program begins to be compiled.
+    """Use it in a `with` block. After the block no further program is compiled.
 
     Args:
         compile: `compile_program`.
