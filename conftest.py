@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import shutil
 
 # Most of a test's time goes to XLA's compiler, which takes a third less without LLVM's
 # optimizations. In the environment, so that what a test starts has it too; the gate tests optimized
@@ -24,6 +25,7 @@ import zsharp_jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+COMPILED, MOST_COMPILED = "compiled", 2**28  # in pytest's cache; bytes
 ABOUT = {
     "not slow": "All but the slow tests: 4 to 7 minutes on two cores.",
     "slow": "The slow tests: 5 to 9 minutes on two cores.",
@@ -36,6 +38,10 @@ def pytest_sessionstart(session):
     terminal = config.pluginmanager.get_plugin("terminalreporter")  # a worker has none
     if everything and terminal and config.option.markexpr in ABOUT:
         terminal.write_line(ABOUT[config.option.markexpr])
+    if not hasattr(config, "workerinput"):  # before workers begin
+        compiled = config.cache.mkdir(COMPILED)
+        if sum(path.stat().st_size for path in compiled.iterdir()) > MOST_COMPILED:
+            shutil.rmtree(compiled)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -53,12 +59,10 @@ pytest_collect_file = sybil.Sybil(
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _each_program_compiled_once(tmp_path_factory):
-    """Tests trace many programs again that another test, process or command has compiled."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+def _each_program_compiled_once(pytestconfig):
+    """Tests trace many programs again that another test, process, command or run has compiled."""
     settings = {
-        "jax_compilation_cache_dir": str(shared / "compiled"),
+        "jax_compilation_cache_dir": str(pytestconfig.cache.mkdir(COMPILED)),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

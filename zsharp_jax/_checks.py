@@ -37,6 +37,15 @@ def checked_count(name: str, value: int, least: int = 1) -> int:
     return int(value)
 
 
+def checked_real(gradient: jax.Array) -> jax.Array:
+    """Returns `gradient` if it is real and floating point, else raises."""
+    if not jnp.issubdtype(gradient.dtype, jnp.floating):
+        raise TypeError(
+            f"a filtered gradient must be real floating point, got dtype {gradient.dtype}."
+        )
+    return gradient
+
+
 def checked_argnums(name: str, argnums: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """Returns `argnums` as a tuple, or None for None; raises if one is not an integer."""
     if argnums is None:

@@ -1,6 +1,6 @@
 """Arguments that say something of every leaf: one value, a tree of values, or a function to one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,14 @@ def stacked_of_leaves(stacked: Any, tree: Any) -> list[int]:
                 "or a function from the parameters to one."
             )
     return counts
+
+
+def chosen_leaves(filtered: Any, tree: Any, stacked: Sequence[int], min_ndim: int) -> list[bool]:
+    """Which leaves are filtered: those named, or those with `min_ndim` axes that stack nothing."""
+    if filtered is not None:
+        return bools_of_leaves("filtered", filtered, tree)
+    leaves = jax.tree.leaves(tree)
+    return [leaf.ndim - count >= min_ndim for leaf, count in zip(leaves, stacked, strict=True)]
 
 
 def _of_leaves(

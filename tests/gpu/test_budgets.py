@@ -14,7 +14,7 @@ import launches
 import networks
 import pytest
 
-from zsharp_jax._selection._rows import BITS_A_PASS
+from zsharp_jax._selection._rows import Rows
 
 WHY_NOT = described_gpu.why_not()
 # JAX compiles for a GPU only with a plugin, which few have. The gate fails without it.
@@ -56,7 +56,7 @@ def test_sharded_parameters_are_not_gathered_and_a_pass_makes_one_all_reduce():
     costs = {name: ascent(TRANSFORMER, name, "fsdp") for name in ("sam", "zsharp")}
     filtered = [leaf.size for leaf in networks.filtered_shapes(TRANSFORMER)]
     assert costs["zsharp"].largest_gathered < min(filtered), costs
-    passes = math.ceil(31 / BITS_A_PASS)
+    passes = math.ceil(31 / Rows.bits_a_pass)
     added = costs["zsharp"].all_reduces - costs["sam"].all_reduces
     assert added <= passes + FOR_STATISTICS, costs
     # The step of one device launches less than that of eight, so this is the stricter bound.

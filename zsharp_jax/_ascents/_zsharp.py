@@ -9,8 +9,8 @@ import optax
 from zsharp_jax._ascents._scale import PAPER_DELTA, over_norm, rho_times, tree_of_stacked
 from zsharp_jax._checks import checked_choice
 from zsharp_jax._norm import layer_norm, tree_norm
-from zsharp_jax._per_leaf import stacked_of_leaves
-from zsharp_jax._selection import Scope, chosen_leaves, zscore_filter
+from zsharp_jax._per_leaf import chosen_leaves, stacked_of_leaves
+from zsharp_jax._selection import Scope, zscore_filter
 
 _REFERENCE_DELTA = 1e-12  # the authors' code
 

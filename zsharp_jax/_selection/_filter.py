@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType
 
-from zsharp_jax._checks import checked_choice, checked_min_ndim, checked_quantile
+from zsharp_jax._checks import checked_choice, checked_min_ndim, checked_quantile, checked_real
 from zsharp_jax._mesh import lies_on_mesh, mesh_axes
-from zsharp_jax._per_leaf import bools_of_leaves, check_bools, stacked_of_leaves
+from zsharp_jax._per_leaf import check_bools, chosen_leaves, stacked_of_leaves
 from zsharp_jax._selection._in_place import thresholds_in_place
 from zsharp_jax._selection._rows import thresholds_in_rows
 from zsharp_jax._selection._sharded import thresholds_on_mesh, with_automatic_axes
@@ -129,22 +128,12 @@ def _filter(
         chosen = [i for i, leaf in enumerate(leaves) if are_chosen[i] and leaf.size > 0]
         if chosen:
             request = Request(quantile, scope, by_zscore, tuple(counts[i] for i in chosen))
-            results = _kept([_checked_real(leaves[i]) for i in chosen], request)
+            results = _kept([checked_real(leaves[i]) for i in chosen], request)
             for i, leaf in zip(chosen, results, strict=True):
                 leaves[i] = leaf
         return jax.tree.unflatten(treedef, leaves)
 
     return optax.stateless(filter_gradients)
-
-
-def chosen_leaves(
-    filtered: Any, gradients: optax.Updates, counts: Sequence[int], min_ndim: int
-) -> list[bool]:
-    """Which leaves are filtered, `counts` being how many axes of each stack layers."""
-    if filtered is not None:
-        return bools_of_leaves("filtered", filtered, gradients)
-    leaves = jax.tree.leaves(gradients)
-    return [leaf.ndim - count >= min_ndim for leaf, count in zip(leaves, counts, strict=True)]
 
 
 def kept(
@@ -187,11 +176,3 @@ def _thresholds(gradients: Sequence[jax.Array], request: Request) -> list[Thresh
     if AxisType.Explicit in kinds:
         return with_automatic_axes(thresholds, gradients, request)
     return thresholds(*gradients)
-
-
-def _checked_real(gradient: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(gradient.dtype, jnp.floating):
-        raise TypeError(
-            f"a filtered gradient must be real floating point, got dtype {gradient.dtype}."
-        )
-    return gradient

@@ -9,25 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from zsharp_jax._precision import widest
-from zsharp_jax._selection._search import CountBelow, Search, bits_of
-from zsharp_jax._selection._threshold import Request, Threshold, threshold_of
+from zsharp_jax._selection._search import CountBelow, bits_of
+from zsharp_jax._selection._threshold import Layout, Request, Threshold, threshold_of
 
-BITS_A_PASS, CANDIDATES = 4, 15
 ROW = 1024
 
 
 class Shard(NamedTuple):
-    """What this device has of a leaf.
+    """What this device has of a leaf."""
 
-    Attributes:
-        entries: Of shape (*stacked, ...).
-        layers: The number of each layer it has some of, counted over all leaves.
-        is_counted: Whether this device counts them: another may have the same.
-    """
-
-    entries: jax.Array
-    layers: jax.Array
-    is_counted: jax.Array | bool = True
+    entries: jax.Array  # of shape (*stacked, ...)
+    layers: jax.Array  # the number of each layer it has some of, counted over all leaves
+    is_counted: jax.Array | bool = True  # by this device: another may have the same
 
 
 def thresholds_in_rows(leaves: Sequence[jax.Array], request: Request) -> list[Threshold]:
@@ -37,26 +30,19 @@ def thresholds_in_rows(leaves: Sequence[jax.Array], request: Request) -> list[Th
         count = math.prod(leaf.shape[:stacked])
         shards.append(Shard(leaf, len(sizes) + jnp.arange(count, dtype=jnp.int32)))
         sizes += [leaf.size // count] * count
-    return threshold_of_shards(shards, sizes, request).of_leaves(leaves, request)
+    return threshold_of(Rows(shards, sizes), request).of_leaves(leaves, request)
 
 
-def threshold_of_shards(
-    shards: Sequence[Shard],
-    sizes: list[int],
-    request: Request,
-    total: Callable[[jax.Array], jax.Array] | None = None,
-) -> Threshold:
-    """The threshold of every layer; `total` adds up over the devices that have some of it."""
-    rows = Rows(shards, sizes, total or (lambda of_layers: of_layers))
-    return threshold_of(rows, request, BITS_A_PASS, Search.to_the_last_bit)
+class Rows(Layout):
+    """All layers in one buffer; `total` adds up over the devices that have some of a layer."""
 
+    bits_a_pass, unroll = 4, 2  # a round of the loop has launches of its own: half as many so
 
-class Rows:
     def __init__(
         self,
         shards: Sequence[Shard],
         sizes: list[int],
-        total: Callable[[jax.Array], jax.Array],
+        total: Callable[[jax.Array], jax.Array] = lambda of_layers: of_layers,
     ):
         self.sizes, self.total = sizes, total
         dtype = widest(*[shard.entries for shard in shards])
@@ -83,7 +69,7 @@ class Rows:
             bits, each = bits_of(heights), self._beside_entries(candidates.T)
             below = tuple((bits < column).astype(jnp.int32) for column in each)
             add = lambda totals, more: tuple(map(jax.lax.add, totals, more))  # noqa: E731
-            below = jax.lax.reduce(below, (jnp.int32(0),) * CANDIDATES, add, (1,))  # one kernel
+            below = jax.lax.reduce(below, (jnp.int32(0),) * len(each), add, (1,))  # one kernel
             return self._of_layers(jnp.stack(below))
 
         return count_below

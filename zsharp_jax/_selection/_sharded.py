@@ -19,8 +19,8 @@ from jax.experimental.custom_partitioning import (
 
 from zsharp_jax._mesh import even_spec, index_along
 from zsharp_jax._selection._in_place import thresholds_in_place
-from zsharp_jax._selection._rows import Shard, threshold_of_shards, thresholds_in_rows
-from zsharp_jax._selection._threshold import Request, Threshold
+from zsharp_jax._selection._rows import Rows, Shard, thresholds_in_rows
+from zsharp_jax._selection._threshold import Request, Threshold, threshold_of
 
 
 def thresholds_on_mesh(leaves: Sequence[jax.Array], request: Request) -> list[Threshold]:
@@ -51,9 +51,9 @@ def with_automatic_axes(
     found = []
     for leaf, stacked in zip(leaves, request.stacked, strict=True):
         sharding = jax.typeof(leaf).sharding
-        of_layers: Any = jax.NamedSharding(sharding.mesh, jax.P(*sharding.spec[:stacked]))
-        mean, inverse_std = request.by_zscore or None, request.is_scaled or None
-        found.append(Threshold(mean and of_layers, inverse_std and of_layers, of_layers))
+        own: Any = jax.NamedSharding(sharding.mesh, jax.P(*sharding.spec[:stacked]))
+        mean, inverse_std = own if request.by_zscore else None, own if request.is_scaled else None
+        found.append(Threshold(mean, inverse_std, own))
     automatic: Any = jax.sharding.auto_axes(thresholds, out_sharding=found)
     return automatic(*leaves)
 
@@ -113,6 +113,6 @@ def _thresholds_of_parts(
         others = axes - {name for names in spec for name in names}
         shards.append(Shard(part, layers + len(sizes), index_along(sorted(others)) == 0))
         sizes += [math.prod(shape[stacked:])] * math.prod(shape[:stacked])
-    total = functools.partial(jax.lax.psum, axis_name=tuple(sorted(axes))) if axes else None
-    found = threshold_of_shards(shards, sizes, request, total)
+    total = functools.partial(jax.lax.psum, axis_name=tuple(sorted(axes)))
+    found = threshold_of(Rows(shards, sizes, total), request)
     return [jax.tree.map(lambda each, own=shard.layers: each[own], found) for shard in shards]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from zsharp_jax._selection._search import CountBelow, Search, bits_of
+from zsharp_jax._selection._search import CountBelow, bits_of, search
 
 Scope = Literal["layer", "global"]
 
@@ -87,6 +87,8 @@ class Layout(Protocol):
 
     sizes: list[int]
     zero: jax.Array  # of the widest dtype, float32 at least; varies over devices as entries do
+    bits_a_pass: int
+    unroll: int  # how many passes a round of the search's loop makes
 
     def sums(self, term: Callable[..., jax.Array], *own: Any) -> jax.Array:
         """For each layer the sum of `term(entries, *own)`."""
@@ -98,10 +100,8 @@ class Layout(Protocol):
         ...
 
 
-def threshold_of(
-    layout: Layout, request: Request, bits_a_pass: int, finish: Callable[[Search], jax.Array]
-) -> Threshold:
-    """The threshold of every layer, found by a search that is finished one way or the other."""
+def threshold_of(layout: Layout, request: Request) -> Threshold:
+    """The threshold of every layer."""
     mean = inverse_std = None
     if request.by_zscore:
         mean = _means(layout)
@@ -116,7 +116,7 @@ def threshold_of(
         return jnp.sum(counts, 0, jnp.int32, keepdims=True)
 
     ranks = _constant(request.ranks(layout.sizes), jnp.int32)
-    cut = finish(Search(count_below, ranks, layout.zero, bits_a_pass))
+    cut = search(count_below, ranks, layout.zero, layout.bits_a_pass, layout.unroll)
     return Threshold(mean, inverse_std, jnp.broadcast_to(cut, (layers,)))
 
 
