@@ -66,9 +66,9 @@ def init_state(
 ) -> SamState:
     """The state before the first step of `sam_step`.
 
-    It shares no memory with `params`, so a step that takes over the state's memory leaves them
-    whole. Place the parameters first, on a device or a mesh: counters are put where they lie.
-    (Under `jax.jit` it cannot see where that is; give `out_shardings` there.)
+    The state shares no memory with `params`, so they stay usable after a step has taken over the
+    state's memory. Place the parameters on a device or a mesh first: the counters go to the same
+    place. (Under `jax.jit` that place is not known; give `out_shardings` there.)
 
     Args:
         params: The parameters to start from. `jax.ShapeDtypeStruct`s in their place give the state
@@ -158,9 +158,10 @@ def sam_step(
             not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
             was, but for `skips`. What the loss function returned as aux is handed on all the same:
             keep the old statistics where `info.skips.in_a_row > 0`.
-        max_consecutive_skips: After so many skips in a row a step raises, one or two steps late so
-            that nothing waits; for that each state must be the one that the last call returned.
-            Under `jax.jit` or `jax.pmap` of yours it cannot: look at `info.skips` there.
+        max_consecutive_skips: After so many skips in a row a call raises. It does so one or two
+            steps late, so that the device need not wait. Give each call the state that the last
+            call returned: any other state starts this count anew. Inside `jax.jit` or `jax.pmap`
+            of your own a step cannot raise: look at `info.skips` there.
         donate: Whether a step takes over the memory of the state that it gets, which then cannot
             be used again. False leaves that state whole, and needs memory for two.
 

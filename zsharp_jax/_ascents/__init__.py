@@ -8,8 +8,9 @@ Each is a chain of small pieces. `sam` brings a gradient to length rho; `zsharp`
     friendly_sam(rho) = chain(subtract the running mean, scale_to_norm(rho))
     asam(rho)         = chain(times T, scale_to_norm(rho), times T)
 
-(`zsharp` with the fallback of eq. 4.) `zsharp_reference` is no such chain: the authors' code scales
-some tensors by norms of their own and some by that of the whole gradient.
+(If the filter keeps nothing, `zsharp` takes the whole gradient: eq. 4.) `zsharp_reference` is no
+such chain: the authors' code scales some tensors by their own norms and some by that of the whole
+gradient.
 
 A gradient of zero gives a perturbation of zero, and a negative value of a rho schedule counts as 0.
 """

@@ -21,13 +21,14 @@ def asam(
     the authors' code.
 
     Args:
-        rho: The length of the perturbation in units of T, at least 0, or a schedule of the number
-            of ascents taken. It does not compare with the rho of `sam`; the ASAM paper uses 0.5.
+        rho: The length of the perturbation in units of T, at least 0, or a schedule, which
+            gets the number of ascents taken so far. It does not compare with the rho of `sam`;
+            the ASAM paper uses 0.5.
         eta: What is added to |w|, at least 0, so that zero weights are perturbed too.
-        adaptive: Where T is |w| + eta, and 1 elsewhere: a bool, a tree of bools like the
-            parameters or the top of one, or a function from the parameters to such a tree. None:
-            everywhere but for a leaf whose last path key is `bias`. Haiku names biases `b`, and a
-            list names nothing: say which are which, e.g.
+        adaptive: True where T is |w| + eta, False where T is 1: a bool, a tree of bools like the
+            parameters or the top of one, or a function from the parameters to such a tree. None
+            means True but for leaves whose last path key is `bias`. Haiku calls biases `b`, and a
+            list has no names: choose the leaves by their shape there, e.g.
             `adaptive=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)`.
 
     Returns:

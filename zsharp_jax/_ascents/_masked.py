@@ -19,9 +19,9 @@ def masked_ascent(
 
     Args:
         ascent: The ascent of those chosen, such as `zsharp(0.05)`.
-        mask: A tree of bools like the parameters, or the top of one, True for what is perturbed;
-            or a function to such a tree from the parameters, and on update from their gradients:
-            it may look at structure, names and shapes alone.
+        mask: A tree of bools like the parameters, or the top of one: True for what is perturbed.
+            Or a function that returns such a tree. On `init` it gets the parameters, on `update`
+            the gradients, so it may use structure, names and shapes alone.
 
     Returns:
         A transformation from the gradient at w to the perturbation, which is 0 for the others.

@@ -44,8 +44,8 @@ def friendly_sam(
     + 1e-8) along d = g - sigma m_{t-1}. On the first ascent m is g, and nothing is subtracted.
 
     Args:
-        rho: The length of the perturbation, at least 0, or a schedule of the number of ascents
-            taken.
+        rho: The length of the perturbation, at least 0, or a schedule, which gets the
+            number of ascents taken so far.
         sigma: How much of the running mean is subtracted, at least 0; 0 is `sam`.
         decay: How much of the running mean is kept at each ascent, in [0, 1].
 
@@ -78,8 +78,8 @@ def vasso(rho: optax.ScalarOrSchedule, theta: float = 0.9) -> optax.GradientTran
     rho d / (||d|| + 1e-8).
 
     Args:
-        rho: The length of the perturbation, at least 0, or a schedule of the number of ascents
-            taken.
+        rho: The length of the perturbation, at least 0, or a schedule, which gets the
+            number of ascents taken so far.
         theta: How much of d is this batch's gradient, in [0, 1]; 1 is `sam`.
 
     Returns:

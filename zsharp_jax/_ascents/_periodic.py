@@ -14,7 +14,7 @@ def periodic_rho(
     With `plain_if_zero=True` those cost one pass instead of two.
 
     Args:
-        rho: A number of at least 0, or a schedule of the number of steps taken.
+        rho: A number of at least 0, or a schedule, which gets the number of steps taken.
         every: Steps `start`, `start + every`, `start + 2 * every` ... are sharp.
         start: The first sharp step.
         stop: The first step after the last sharp one; None for no end.

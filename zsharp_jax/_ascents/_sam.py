@@ -14,8 +14,8 @@ def sam(rho: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Sharpness-Aware Minimization: a perturbation of length rho along the gradient.
 
     Args:
-        rho: The length of the perturbation, at least 0, or a schedule of the number of ascents
-            taken.
+        rho: The length of the perturbation, at least 0, or a schedule, which gets the
+            number of ascents taken so far.
 
     Returns:
         A transformation from the gradient at w to the perturbation rho g / (||g|| + 1e-8), in the
@@ -48,8 +48,8 @@ def unified_sam(
     unnormalised ascent with 0, which gets shorter where the gradient does.
 
     Args:
-        rho: The length of the normalised part, at least 0, or a schedule of the number of ascents
-            taken.
+        rho: The length of the normalised part, at least 0, or a schedule, which gets the
+            number of ascents taken so far.
         mix: How much of the perturbation is normalised, in [0, 1], or such a schedule.
 
     Returns:

@@ -36,7 +36,8 @@ def scale_to_norm(
     """Brings gradients to an L2 norm of rho: rho x / (||x|| + delta).
 
     Args:
-        rho: The norm to reach, at least 0, or a schedule of the number of calls before this one.
+        rho: The norm to reach, at least 0, or a schedule, which gets the number of calls before
+            this one.
         scope: `"global"` takes one norm over the whole tree, `"layer"` brings each layer to rho
             by itself.
         delta: Keeps the quotient finite (paper: 1e-8).

@@ -83,7 +83,8 @@ class InPlace(Layout):
         results, start = [], 0
         for stack in stacks:
             layers = slice(start, start + len(stack))
-            own = jax.tree.map(lambda each: _beside(each[layers], stack), of_layers)  # noqa: B023
+            axes = range(1, stack.ndim)
+            own = jax.tree.map(lambda each: jnp.expand_dims(each[layers], axes), of_layers)  # noqa: B023
             results.append(function(stack.astype(self.zero.dtype), *own))
             start += len(stack)
         return jnp.concatenate(results)
@@ -93,10 +94,6 @@ def _with_two_axes(stack: jax.Array) -> jax.Array:
     """The same with two axes beside that of the layers: of neighbours, and in memory."""
     layers, *_, minor = stack.shape if stack.ndim > 2 else (len(stack), 64)
     return stack.reshape(layers, -1, math.gcd(stack.size // layers, minor))
-
-
-def _beside(of_layers: jax.Array, stack: jax.Array) -> jax.Array:
-    return jnp.expand_dims(of_layers, range(1, stack.ndim))
 
 
 def _sums(stack: jax.Array) -> jax.Array:

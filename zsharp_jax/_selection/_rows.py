@@ -28,7 +28,8 @@ def thresholds_in_rows(leaves: Sequence[jax.Array], request: Request) -> list[Th
     shards, sizes = [], []
     for leaf, stacked in zip(leaves, request.stacked, strict=True):
         count = math.prod(leaf.shape[:stacked])
-        shards.append(Shard(leaf, len(sizes) + jnp.arange(count, dtype=jnp.int32)))
+        layers = len(sizes) + jnp.arange(count, dtype=jnp.int32)
+        shards.append(Shard(leaf, layers.reshape(leaf.shape[:stacked])))
         sizes += [leaf.size // count] * count
     return threshold_of(Rows(shards, sizes), request).of_leaves(leaves, request)
 
@@ -93,9 +94,7 @@ def _in_rows(shards: Sequence[Shard], dtype: jnp.dtype) -> tuple[jax.Array, jax.
     """The entries of layers of one size in rows, the layer of each row, and how many entries of a
     row are some."""
     layers = jnp.concatenate([shard.layers.reshape(-1) for shard in shards])
-    entries = jnp.concatenate(
-        [shard.entries.reshape(shard.layers.size, -1).astype(dtype) for shard in shards]
-    )
+    entries = jnp.concatenate([_flat(shard).astype(dtype) for shard in shards])
     is_counted = jnp.concatenate(
         [jnp.broadcast_to(shard.is_counted, shard.layers.size) for shard in shards]
     )
@@ -105,3 +104,13 @@ def _in_rows(shards: Sequence[Shard], dtype: jnp.dtype) -> tuple[jax.Array, jax.
     used = jnp.where(jnp.arange(rows) < rows - 1, ROW, ROW - missing)
     used = jnp.where(is_counted[:, None], used[None], 0)
     return entries, jnp.repeat(layers, rows), used.reshape(-1)
+
+
+def _flat(shard: Shard) -> jax.Array:
+    """The entries of each layer in a row of any length. Their order does not matter."""
+    entries, stacked = shard.entries, shard.layers.ndim
+    if entries.ndim - stacked >= 4:
+        # A GPU's gradient of a convolution has its outputs first. Asked for the order of the
+        # parameters, it would be copied by a kernel of its own.
+        entries = jnp.moveaxis(entries, -1, stacked)
+    return entries.reshape(shard.layers.size, -1)

@@ -34,13 +34,6 @@ def search(
 
     Returns:
         For each search the bits of the entry of its rank; infinity's if that is NaN.
-
-    Example:
-        >>> entries = jnp.array([3.0, 1.0, 2.0])
-        >>> bits = jax.lax.bitcast_convert_type(entries, jnp.int32)
-        >>> count_below = lambda candidates: jnp.sum(bits[:, None] < candidates, 0, keepdims=True)
-        >>> print(bits > search(count_below, jnp.array([1]), jnp.zeros(()), bits_a_pass=2))
-        [ True False False]
     """
     finfo = jnp.finfo(zero.dtype)
     width = finfo.bits - 1
