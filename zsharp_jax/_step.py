@@ -160,7 +160,7 @@ def sam_step(
             keep the old statistics where `info.skips.in_a_row > 0`.
         max_consecutive_skips: After so many skips in a row a call raises. It does so one or two
             steps late, so that the device need not wait. Give each call the state that the last
-            call returned: any other state starts this count anew. Inside `jax.jit` or `jax.pmap`
+            call returned: any other state starts the check anew. Inside `jax.jit` or `jax.pmap`
             of your own a step cannot raise: look at `info.skips` there.
         donate: Whether a step takes over the memory of the state that it gets, which then cannot
             be used again. False leaves that state whole, and needs memory for two.
