@@ -28,6 +28,8 @@ LEAVES = [
     ((5, 8, 6), 1, P(None, "model")),
     ((4, 2, 3, 5), 2, P("data", "model")),
     ((16,), 0, P(("data", "model"))),
+    ((3, 3, 4, 8), 0, P(None, None, "data", "model")),
+    ((4, 3, 3, 5, 6), 1, P("data", None, None, None, "model")),
 ]
 REQUEST = Request(0.9, "layer", by_zscore=True, stacked=tuple(stacked for _, stacked, _ in LEAVES))
 
