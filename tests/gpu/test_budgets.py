@@ -1,8 +1,8 @@
 """What ZSharp may cost on a GPU above SAM, held where programs can be compiled for one.
 
-Whole steps take long to compile. What ZSharp adds is held for ascents of two networks, and for whole
-steps of these and of small ones; `benchmarks/launches.py` compiles all. Tests of one network share
-its programs, so they run in one process (`--dist loadgroup`).
+Whole steps take long to compile. What ZSharp adds is held for ascents of two networks, and for
+whole steps of these and of small ones; `benchmarks/launches.py` compiles all. Tests of one network
+share its programs, so they run in one process (`--dist loadgroup`).
 """
 
 import functools
