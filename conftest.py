@@ -38,7 +38,7 @@ def pytest_sessionstart(session):
     terminal = config.pluginmanager.get_plugin("terminalreporter")  # a worker has none
     if everything and terminal and config.option.markexpr in ABOUT:
         terminal.write_line(ABOUT[config.option.markexpr])
-    if not hasattr(config, "workerinput"):  # before workers begin
+    if terminal and config.pluginmanager.has_plugin("cacheprovider"):
         compiled = config.cache.mkdir(COMPILED)
         if sum(path.stat().st_size for path in compiled.iterdir()) > MOST_COMPILED:
             shutil.rmtree(compiled)
@@ -59,10 +59,12 @@ pytest_collect_file = sybil.Sybil(
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _each_program_compiled_once(pytestconfig):
+def _each_program_compiled_once(pytestconfig, tmp_path_factory):
     """Tests trace many programs again that another test, process, command or run has compiled."""
+    has_cache = pytestconfig.pluginmanager.has_plugin("cacheprovider")
+    folder = pytestconfig.cache.mkdir(COMPILED) if has_cache else tmp_path_factory.mktemp(COMPILED)
     settings = {
-        "jax_compilation_cache_dir": str(pytestconfig.cache.mkdir(COMPILED)),
+        "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

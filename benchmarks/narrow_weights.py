@@ -18,7 +18,10 @@ from zsharp_jax import sam, zsharp
 from zsharp_jax._perturb import at_perturbed
 from zsharp_jax.models import MODELS
 
-HEADER = "| ascent, rho | of ε, at random | at random | to nearest | first order |"
+HEADER = (
+    "| ascent, rho | ε, at random | change of the gradient, at random | the same, to nearest "
+    "| the same, first order |"
+)
 ASCENTS = {"sam": sam, "zsharp": zsharp}
 
 

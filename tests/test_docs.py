@@ -7,6 +7,7 @@ import re
 import zsharp_jax
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+RESULTS = DOCS.parent / "results"
 
 
 def listed(page, directive):
@@ -36,3 +37,10 @@ def test_every_example_is_shown():
         r"\{literalinclude\} \.\./examples/(\S+)", (DOCS / "examples.md").read_text("utf8")
     )
     assert sorted(shown) == sorted(examples)
+
+
+def test_results_name_no_folder_of_a_machine():
+    kept = [path for ending in ("json", "jsonl", "md") for path in RESULTS.rglob(f"*.{ending}")]
+    assert kept
+    for path in kept:
+        assert not re.search(r'["\s`=](?:/[\w.~-]+){2}', path.read_text("utf8")), path

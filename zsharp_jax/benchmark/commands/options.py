@@ -128,7 +128,8 @@ def add_common(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
     )  # fmt: skip
     add(
         "--quantile", type=float, default=0.95, metavar="Q",
-        help="quantile of |z| that methods filter at (default: %(default)s)",
+        help="methods that filter leave out entries below this quantile of |z| "
+        "(default: %(default)s)",
     )  # fmt: skip
     add(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="FOLDER",
@@ -152,8 +153,8 @@ def add_common(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume", action="store_true",
-        help="keep runs that have finished, and go on with one that was interrupted, or that had "
-        "fewer epochs, from its newest checkpoint (default: stop if there are runs already)",
+        help="keep finished runs; go on with interrupted runs, and with runs that had fewer "
+        "epochs, from their newest checkpoint (default: stop if there are runs already)",
     )  # fmt: skip
     again.add_argument(
         "--overwrite", action="store_true",

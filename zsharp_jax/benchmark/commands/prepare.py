@@ -16,8 +16,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "prepare",
         help="fetch a dataset and prepare it for training",
-        description="Makes the cache of a dataset that train and compare read: from a folder that "
-        "tensorflow-datasets has prepared, from the official archive, or from the network.",
+        description="Makes the cache of a dataset that train, compare and study read: from a "
+        "folder that tensorflow-datasets has prepared, from the official archive, or from the "
+        "network.",
     )
     parser.add_argument(
         "--dataset", required=True, metavar="NAME", help=f"what to prepare: {', '.join(SOURCES)}"
