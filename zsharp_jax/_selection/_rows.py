@@ -37,7 +37,7 @@ def thresholds_in_rows(leaves: Sequence[jax.Array], request: Request) -> list[Th
 class Rows(Layout):
     """All layers in one buffer; `total` adds up over the devices that have some of a layer."""
 
-    bits_a_pass, unroll = 4, 2  # a round of the loop has launches of its own: half as many so
+    bits_a_pass, unroll = 4, 2  # each round of the loop launches kernels too
 
     def __init__(
         self,
