@@ -18,8 +18,10 @@ CLASSES = 10
 OPTIMIZER = optax.adamw(1e-3, weight_decay=5e-5)
 TRANSFORMER = "transformer_1b"
 TINY = "tiny"  # to see that a benchmark works
+SHALLOW = ("vit_1_8_8_384", "vit_2_8_8_384")  # the ViT with one layer and with two
 _TINY = functools.partial(ViT, layers=1, width=8, heads=2, mlp_width=8, grid=2)
-_MODELS = {**MODELS, TINY: _TINY}
+_SHALLOW = [functools.partial(MODELS["vit_7_8_8_384"], layers=layers) for layers in (1, 2)]
+_MODELS = {**MODELS, TINY: _TINY, **dict(zip(SHALLOW, _SHALLOW, strict=True))}
 
 
 class Training(NamedTuple):
@@ -44,7 +46,7 @@ def training_shapes(network: str, dtype: Any = jnp.bfloat16, batch_size: int = 2
     """A network's loss and the shapes of its parameters and inputs; nothing is allocated.
 
     Args:
-        network: A name from `zsharp_jax.models.MODELS`, `TRANSFORMER` or `TINY`.
+        network: A name from `zsharp_jax.models.MODELS` or `SHALLOW`, `TRANSFORMER` or `TINY`.
         dtype: What the network computes in; its parameters are float32.
         batch_size: The number of images; the transformer always has 8 sequences.
     """

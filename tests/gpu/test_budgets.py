@@ -1,8 +1,9 @@
 """What ZSharp may cost on a GPU above SAM, held where programs can be compiled for one.
 
-Whole steps take long to compile. What ZSharp adds is held for ascents of two networks, and for
-whole steps of these and of small ones; `benchmarks/launches.py` compiles all. Tests of one network
-share its programs, so they run in one process (`--dist loadgroup`).
+Whole steps take long to compile. So they are compiled for the network that leaves ZSharp least room
+(VGG-16), and for small networks: what a step adds must not grow with their layers.
+`benchmarks/launches.py` compiles all. Tests of one network share its programs, so they run in one
+process (`--dist loadgroup`).
 """
 
 import functools
@@ -20,20 +21,18 @@ WHY_NOT = described_gpu.why_not()
 # JAX compiles for a GPU only with a plugin, which few have. The gate fails without it.
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
-TRANSFORMER = "vit_7_8_8_384"
-CASES = [(TRANSFORMER, "one"), (TRANSFORMER, "replicated"), ("vgg16_bn", "one")]
+TRANSFORMER, VGG = "vit_7_8_8_384", "vgg16_bn"
+CASES = [(TRANSFORMER, "one"), (TRANSFORMER, "replicated"), (VGG, "one")]
+FEW_AND_MANY_LAYERS = [networks.SHALLOW, ("resnet8", "resnet20")]
 LAUNCHES = 100
-SHARDED_SHARE = 1 / 4
+MORE_BY_CHANCE = 5  # launches: XLA may fuse a kernel more in one program than in another
 FOR_STATISTICS = 3  # all-reduces: for means, and for whether anything is kept
 COMPILE_TIME = 1.25
-GRADIENT_COPIES = 1.1
+GRADIENT_COPIES = 0.1
 
 
-STEPS = "the steps of the transformer"  # they take as long as all others
-
-
-def together(network, *others, group=None):
-    return pytest.param(network, *others, marks=pytest.mark.xdist_group(group or network))
+def together(network, *others):
+    return pytest.param(network, *others, marks=pytest.mark.xdist_group(network))
 
 
 @functools.cache
@@ -44,8 +43,7 @@ def ascent(network, name, layout):
 
 @functools.cache
 def step(network, name):
-    # The time to compile counts for one network.
-    quick = network != TRANSFORMER
+    quick = network != VGG  # whose time to compile counts
     return launches.step_costs(networks.training_shapes(network), name, "one", quick=quick)
 
 
@@ -55,7 +53,7 @@ def test_the_ascent_of_zsharp_launches_little_more_than_that_of_sam(network, lay
     assert costs["zsharp"].launches - costs["sam"].launches <= LAUNCHES, costs
 
 
-@pytest.mark.xdist_group(STEPS)
+@pytest.mark.xdist_group(TRANSFORMER)
 def test_sharded_parameters_are_not_gathered_and_a_pass_makes_one_all_reduce():
     costs = {name: ascent(TRANSFORMER, name, "fsdp") for name in ("sam", "zsharp")}
     filtered = [leaf.size for leaf in networks.filtered_shapes(TRANSFORMER)]
@@ -63,29 +61,27 @@ def test_sharded_parameters_are_not_gathered_and_a_pass_makes_one_all_reduce():
     passes = math.ceil(31 / Rows.bits_a_pass)
     added = costs["zsharp"].all_reduces - costs["sam"].all_reduces
     assert added <= passes + FOR_STATISTICS, costs
-    # The step of one device launches less than that of eight, so this is the stricter bound.
-    added = costs["zsharp"].launches - costs["sam"].launches
-    assert added <= SHARDED_SHARE * step(TRANSFORMER, "sam").launches
+    # A quarter of what SAM's whole step launches, 1,996, is far more.
+    assert costs["zsharp"].launches - costs["sam"].launches <= 2 * LAUNCHES, costs
 
 
-@pytest.mark.parametrize("network", [together(TRANSFORMER, group=STEPS), together("vgg16_bn")])
-def test_a_whole_step_launches_little_more_and_holds_one_more_copy_of_the_gradient(network):
-    sam, zsharp = step(network, "sam"), step(network, "zsharp")
+@pytest.mark.xdist_group(VGG)
+def test_a_whole_step_launches_little_more_and_holds_no_more():
+    sam, zsharp = step(VGG, "sam"), step(VGG, "zsharp")
     assert zsharp.launches - sam.launches <= LAUNCHES, (sam, zsharp)
-    copy = sum(4 * leaf.size for leaf in networks.filtered_shapes(network))
+    copy = sum(4 * leaf.size for leaf in networks.filtered_shapes(VGG))
     assert zsharp.temporary_bytes - sam.temporary_bytes <= GRADIENT_COPIES * copy, (sam, zsharp)
 
 
-@pytest.mark.xdist_group("resnet")
-def test_what_a_whole_step_adds_does_not_grow_with_the_number_of_layers():
-    few, many = (
-        step(network, "zsharp").launches - step(network, "sam").launches
-        for network in ("resnet8", "resnet20")
-    )
-    assert many <= min(few + 5, LAUNCHES), (few, many)
+@pytest.mark.parametrize("few, many", [together(*pair) for pair in FEW_AND_MANY_LAYERS])
+def test_what_a_whole_step_adds_does_not_grow_with_the_number_of_layers(few, many):
+    added = [
+        step(network, "zsharp").launches - step(network, "sam").launches for network in (few, many)
+    ]
+    assert added[1] <= min(added[0] + MORE_BY_CHANCE, LAUNCHES), added
 
 
-@pytest.mark.xdist_group(STEPS)
+@pytest.mark.xdist_group(VGG)
 def test_a_whole_step_compiles_about_as_fast():
     # Processor time, which other work on the machine changes less than time. Where it does, a
     # second and a third pair tell.
@@ -94,7 +90,5 @@ def test_a_whole_step_compiles_about_as_fast():
         if ratios:
             step.cache_clear()
             jax.clear_caches()
-        ratios.append(
-            step(TRANSFORMER, "zsharp").compile_seconds / step(TRANSFORMER, "sam").compile_seconds
-        )
+        ratios.append(step(VGG, "zsharp").compile_seconds / step(VGG, "sam").compile_seconds)
     assert min(ratios) <= COMPILE_TIME, ratios

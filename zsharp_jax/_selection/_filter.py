@@ -144,9 +144,7 @@ def kept(
     """The gradients with 0 in place of what does not stand out."""
     # Which entries are kept does not change where a gradient does a little.
     found = thresholds(jax.lax.stop_gradient(gradients), request)
-    results = [own.keep(gradient) for own, gradient in zip(found, gradients, strict=True)]
-    # Written once: each kernel that looks at a threshold of its own has to be compiled by itself.
-    return jax.lax.optimization_barrier(results)
+    return [own.keep(gradient) for own, gradient in zip(found, gradients, strict=True)]
 
 
 # Compiled as a whole, so that a filter that is not under jit compiles its search once.
