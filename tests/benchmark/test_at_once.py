@@ -132,6 +132,15 @@ def test_a_budget_that_never_fits_a_group_says_how_long_it_takes():
             budget.check_group("sam, 8 runs at once", 61.0)
 
 
+def test_a_budget_of_a_group_is_judged_by_its_second_epoch(tmp_path, monkeypatch):
+    told, judged_after = [], []
+    monkeypatch.setattr(trainer.RunProgress, "tell_epoch", lambda *_: told.append(1))
+    monkeypatch.setattr(Budget, "check_group", lambda *_: judged_after.append(len(told)))
+    runs = ["--methods", "adamw", "--epochs", "3", "--batch-size", "512", "--seeds", "2"]
+    assert exit_code("study", *runs, "--at-once", "2", "--budget", "1h", "--out", tmp_path) == 0
+    assert judged_after == [2]
+
+
 ADAMW = ["study", "--methods", "adamw", "--epochs", "1", "--batch-size", "256"]
 
 
