@@ -2,11 +2,13 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from zsharp_jax import zsharp
@@ -53,18 +55,31 @@ def training_shapes(network: str, dtype: Any = jnp.bfloat16, batch_size: int = 2
     if network == TRANSFORMER:
         return _transformer(dtype)
     model, variables = _model_and_shapes(network, dtype)
-    return _image_training(model, variables, *_image_shapes(batch_size))
+    loss_fn = _image_loss(model)
+    batch_stats = variables.get("batch_stats", {})  # a vision transformer has none
+    inputs = (batch_stats, *_image_shapes(batch_size))
+    return Training(loss_fn, variables["params"], inputs)
 
 
 def training_arrays(network: str, dtype: Any, batch_size: int) -> Training:
-    """A network that has been initialised, with random images and labels."""
-    model, _ = _model_and_shapes(network, dtype)
-    image_key, label_key, init_key = jax.random.split(jax.random.key(0), 3)
-    images, labels = _image_shapes(batch_size)
-    images = jax.random.normal(image_key, images.shape, images.dtype)
-    labels = jax.random.randint(label_key, labels.shape, 0, CLASSES, labels.dtype)
-    variables = jax.jit(functools.partial(model.init, train=False))(init_key, images[:1])
-    return _image_training(model, variables, images, labels)
+    """A network with random parameters, images and labels, for none of which XLA compiles."""
+    training = training_shapes(network, dtype, batch_size)
+    random = np.random.default_rng(0)
+
+    def parameter(path, shape):
+        if len(shape.shape) > 1:
+            inputs = math.prod(shape.shape[:-1])
+            return random.standard_normal(shape.shape, np.float32) / np.float32(math.sqrt(inputs))
+        return np.full(shape.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    batch_stats, images, labels = training.inputs
+    params, batch_stats = jax.tree.map_with_path(parameter, (training.params, batch_stats))
+    images = random.standard_normal(images.shape, np.float32)
+    labels = random.integers(0, CLASSES, labels.shape, np.int32)
+    inputs = (batch_stats, images, labels)
+    return training._replace(
+        params=jax.tree.map(jnp.asarray, params), inputs=jax.tree.map(jnp.asarray, inputs)
+    )
 
 
 def filtered_shapes(network: str) -> list[jax.ShapeDtypeStruct]:
@@ -85,7 +100,7 @@ def _image_shapes(batch_size: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtype
     return images, jax.ShapeDtypeStruct((batch_size,), jnp.int32)
 
 
-def _image_training(model: Any, variables: Any, images: Any, labels: Any) -> Training:
+def _image_loss(model: Any) -> Callable[..., Any]:
     def loss_fn(params, batch_stats, images, labels):
         logits, moved = model.apply(
             {"params": params, "batch_stats": batch_stats}, images, train=True,
@@ -94,8 +109,7 @@ def _image_training(model: Any, variables: Any, images: Any, labels: Any) -> Tra
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(losses), moved.get("batch_stats", {})
 
-    batch_stats = variables.get("batch_stats", {})  # a vision transformer has none
-    return Training(loss_fn, variables["params"], (batch_stats, images, labels))
+    return loss_fn
 
 
 def _transformer(dtype: Any) -> Training:

@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4,
                         help="after which no further part is begun (default: 4)")  # fmt: skip
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--networks", nargs="+", default=WHOLE.networks, choices=WHOLE.networks,
+                        help="whose steps are taken, in this order")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="in small; on a CPU always")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
@@ -151,7 +153,7 @@ def main() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(options.out.with_suffix(".compiled")))
 
-    work = Work(SMOKE if is_small else WHOLE)
+    work = Work(SMOKE if is_small else WHOLE._replace(networks=tuple(options.networks)))
     todo = [each for each in work.parts() if each.part in options.parts]
     try:
         work.take(todo, findings, deadline)
@@ -270,10 +272,10 @@ class Work:
 
         def look(programs):
             training = networks.training_arrays(network, dtype, batch_size)
-            running = {
-                name: steps.Running(program, contenders[name][0](training.params), training.inputs)
-                for name, program in programs.items()
-            }
+            running = {}
+            for name, program in programs.items():
+                state = jax.jit(contenders[name][0])(training.params)  # one program, not hundreds
+                running[name] = steps.Running(program, state, training.inputs)
             return self._measure_steps(running)
 
         builds = {name: lambda name=name: build(name) for name in CONTENDERS}
