@@ -32,8 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 COMPILED, MOST_COMPILED = "compiled", 2**28  # in pytest's cache; bytes
 ABOUT = {
-    "not slow": "All but the slow tests: 4 to 7 minutes on two cores, less the second time.",
-    "slow": "The slow tests: 5 to 9 minutes on two cores, less the second time.",
+    "not slow": "All but the slow tests: 3 to 6 minutes on two cores, less the second time.",
+    "slow": "The slow tests: 4 to 7 minutes on two cores, less the second time.",
 }
 
 
