@@ -20,10 +20,12 @@ CLASSES = 10
 OPTIMIZER = optax.adamw(1e-3, weight_decay=5e-5)
 TRANSFORMER = "transformer_1b"
 TINY = "tiny"  # to see that a benchmark works
-SHALLOW = ("vit_1_8_8_384", "vit_2_8_8_384")  # the ViT with one layer and with two
 _TINY = functools.partial(ViT, layers=1, width=8, heads=2, mlp_width=8, grid=2)
-_SHALLOW = [functools.partial(MODELS["vit_7_8_8_384"], layers=layers) for layers in (1, 2)]
-_MODELS = {**MODELS, TINY: _TINY, **dict(zip(SHALLOW, _SHALLOW, strict=True))}
+SHALLOW = {  # the ViT with one layer and with two
+    f"vit_{layers}_8_8_384": functools.partial(MODELS["vit_7_8_8_384"], layers=layers)
+    for layers in (1, 2)
+}
+_MODELS = {**MODELS, **SHALLOW, TINY: _TINY}
 
 
 class Training(NamedTuple):

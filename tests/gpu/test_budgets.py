@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 TRANSFORMER, VGG = "vit_7_8_8_384", "vgg16_bn"
 CASES = [(TRANSFORMER, "one"), (TRANSFORMER, "replicated"), (VGG, "one")]
-FEW_AND_MANY_LAYERS = [networks.SHALLOW, ("resnet8", "resnet20")]
+FEW_AND_MANY_LAYERS = [tuple(networks.SHALLOW), ("resnet8", "resnet20")]
 LAUNCHES = 100
 MORE_BY_CHANCE = 5  # launches: XLA may fuse a kernel more in one program than in another
 FOR_STATISTICS = 3  # all-reduces: for means, and for whether anything is kept
