@@ -167,6 +167,7 @@ def test_the_count_is_exact_without_ties(form):
 def test_large_tensors(form):
     size = 2**25 + 1
     gradient = np.random.default_rng(size).standard_normal(size, np.float32)
+    # Other tests do without LLVM's optimizations. This one would take half a minute.
     optimized = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
     keep = compiled(form, 0.95, "layer", True).lower(gradient).compile(optimized)
     found = np.asarray(keep(gradient)) != 0
