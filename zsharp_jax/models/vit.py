@@ -133,6 +133,7 @@ def cut_into_patches(images: jax.Array, grid: int) -> jax.Array:
 exact_gelu = functools.partial(nn.gelu, approximate=False)
 
 MODELS = {
+    "vit_3_4_4_64": functools.partial(ViT, layers=3, width=64, heads=4, mlp_width=64, grid=4),
     "vit_7_8_8_384": functools.partial(ViT, layers=7, width=384, heads=8, mlp_width=384),
     "vit_7_8_12_768": functools.partial(ViT, layers=7, width=384, heads=8, mlp_width=768),
 }
