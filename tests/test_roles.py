@@ -90,6 +90,10 @@ MIDDLE = {"a": True, "b": False, "z": True}  # a trial of the first and the last
 MASKED_AT_THE_END = {
     "ascent": (OPTIMIZER, optax.chain(optax.clip(9.0), optax.masked(sam(0.05), MIDDLE))),
     "filter": (OPTIMIZER, optax.chain(zscore_filter(0.5), optax.masked(sam(0.05), MIDDLE))),
+    "few kept": (
+        OPTIMIZER,
+        optax.chain(zscore_filter(0.9), optax.masked(scale_to_norm(0.1), MIDDLE)),
+    ),
     "optimizer": (optax.chain(optax.clip(9.0), optax.masked(optax.adam(0.1), MIDDLE)), ASCENT),
     "rate": (optax.chain(optax.scale_by_adam(), optax.masked(optax.scale(-0.1), MIDDLE)), ASCENT),
 }

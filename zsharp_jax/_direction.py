@@ -70,7 +70,7 @@ def _holds(
 def _first_updates(
     transformation: Any, params: optax.Params, factor: float, places: Collection[int] | None
 ) -> _Pairs:
-    """The first updates that are not all zero of leaves cut to two entries an axis, at 0."""
+    """The first updates that are not all zero of leaves cut to three entries an axis, at 0."""
     leaves, treedef = jax.tree.flatten(params)
     places = range(len(leaves)) if places is None else places
     small = [_small(leaf) if place in places else None for place, leaf in enumerate(leaves)]
@@ -96,12 +96,14 @@ def _first_updates(
 
 
 def _small(leaf: Any) -> np.ndarray:
-    shape = [min(length, 2) for length in jnp.shape(leaf)]
+    shape = [min(length, 3) for length in jnp.shape(leaf)]
     return np.zeros(shape, at_least_float32_dtype(jnp.result_type(leaf)))
 
 
 def _ramp(leaf: np.ndarray) -> np.ndarray:
-    return 1 + np.arange(leaf.size).reshape(leaf.shape).astype(leaf.dtype)
+    # Not even, so that one entry lies farther from the mean than all others, and is never filtered.
+    ramp = (np.arange(1, leaf.size + 1) / leaf.size) ** 2
+    return ramp.reshape(leaf.shape).astype(leaf.dtype)
 
 
 def _side(gradient: np.ndarray, update: np.ndarray) -> int:
