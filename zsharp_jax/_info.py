@@ -18,11 +18,11 @@ class SamInfo(NamedTuple):
         perturbation_norm: ||ε||, the L2 norm of the perturbation over all parameters, likewise.
         aux: What the loss function returned beside the loss at w, or at w + ε with `one_pass`;
             None without `has_aux`.
-        skips: How many steps have been skipped; None but with `skip_nonfinite` of `sam_step`.
-        clean_gradients: g; None but with `keep_gradients` of `sharp_value_and_grad`, and with
+        skips: How many steps have been skipped; None unless `sam_step` has `skip_nonfinite`.
+        clean_gradients: g; None unless `sharp_value_and_grad` has `keep_gradients`, and with
             `one_pass`.
-        perturbation: ε; None but with `keep_gradients`.
-        sharp_aux: aux at w + ε, of the whole batch; None but with an `ascent_share` below 1.
+        perturbation: ε; None unless `sharp_value_and_grad` has `keep_gradients`.
+        sharp_aux: aux at w + ε, of the whole batch; None unless `ascent_share` is below 1.
     """
 
     loss: Any

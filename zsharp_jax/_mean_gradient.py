@@ -32,9 +32,10 @@ def mean_value_and_grad(
     Args:
         loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with `has_aux`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`. Floating-point leaves of aux are averaged
-            like the loss, so BatchNorm statistics become the mean of those of the parts; what there
-            is of each example (logits) would be too, and is not to be returned. Others (counters,
-            keys) are taken from the last micro-batch, and on each device from its own.
+            like the loss, so BatchNorm statistics become the mean of those of the parts. Do not
+            return values of single examples, such as logits: they would be averaged too. Other
+            leaves (counters, keys) are taken from the last micro-batch, and on each device from
+            its own.
         microbatches: In how many parts of equal size the batch is taken, one after the other. It
             takes the memory of one part and of one more gradient in float32.
         axis_name: The axis, or a tuple of axes, of `jax.pmap` or `jax.shard_map` that the batch is

@@ -110,9 +110,9 @@ def sharp_value_and_grad(
         one_pass: Whether ε comes from the gradient that the step before took at w + ε, so that a
             step takes one gradient and not two. The first step is plain. Nothing is evaluated at
             w: `value` and aux are those at w + ε, and `info` has no `loss` and `gradient_norm`.
-        narrow_weights: How w + ε comes where w is bfloat16 or float16, in which a small ε would
-            round away. `"widened"`: in float32, exact; the loss function must be able to take that.
-            `"rounded"`: in the dtype of w, for a loss function that needs it (a scan over layers,
+        narrow_weights: In which dtype the loss function gets w + ε if w is bfloat16 or float16, in
+            which a small ε would round away. `"widened"`: float32, exact, which it must accept.
+            `"rounded"`: the dtype of w, for a loss function that needs it (a scan over layers,
             `jax.lax.cond`, `jax.lax.conv`). Each entry then goes up or down to a neighbour at
             random, so that ε arrives on average, with noise across it. The randomness comes from
             ||g||, so a resumed run repeats it.

@@ -62,9 +62,9 @@ def sharpness_aware(
     apply to w. `optax.tree.get(state, "perturbation_norm")` tells the last ||ε||.
 
     Clipping, weight decay, `optax.apply_if_finite` and the like belong inside, in the chain of the
-    optimizer: `sharpness_aware(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-    ascent)`. A link in front of this one would change the gradient at w, from which ε comes, and
-    not the one that the optimizer gets.
+    optimizer: `sharpness_aware(optax.chain(optax.clip(1.0), optax.adamw(1e-3)), ascent)`. What is
+    chained in front of it changes the gradient at w, from which ε comes, and not the one that the
+    optimizer gets.
 
     Args:
         optimizer: The optimizer of the descent. It gets g and ε as the extra arguments

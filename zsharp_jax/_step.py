@@ -143,8 +143,8 @@ def sam_step(
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`.
-        groups: How many groups of the batch have a perturbation of their own; see
-            `sharp_value_and_grad`, also for the next seven.
+        groups: How many groups of the batch have a perturbation of their own. This argument and
+            those up to `narrow_weights` are explained in `sharp_value_and_grad`.
         microbatches: In how many parts the batch is taken, one after the other.
         axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         batch_argnums: Which arguments of `loss_fn` hold the batch.
@@ -153,7 +153,7 @@ def sam_step(
         one_pass: Whether ε comes from the gradient of the step before, for one pass a step. The
             state is that of `init_state(..., one_pass=True)`, and the optimizer gets the loss at
             w + ε as `value`.
-        narrow_weights: How w + ε comes where w is bfloat16 or float16.
+        narrow_weights: In which dtype the loss function gets w + ε if w is bfloat16 or float16.
         skip_nonfinite: Whether a step in which a loss, an entry of a gradient, ||g|| or ||ε|| is
             not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
             was, but for `skips`. What the loss function returned as aux is handed on all the same:

@@ -48,8 +48,8 @@ def unified_sam(
     unnormalised ascent with 0, which gets shorter where the gradient does.
 
     Args:
-        rho: The length of the normalised part, at least 0, or a schedule, which gets the
-            number of ascents taken so far.
+        rho: The scale of the perturbation, and its length where mix is 1; at least 0, or a
+            schedule, which gets the number of ascents taken so far.
         mix: How much of the perturbation is normalised, in [0, 1], or such a schedule.
 
     Returns:

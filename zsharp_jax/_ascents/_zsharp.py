@@ -37,7 +37,8 @@ def zsharp(
             number.
         percentile_scope: `"layer"`: the quantile of each layer; `"global"`: one over all layers.
         norm_scope: `"global"`: one norm, so ||perturbation|| = rho; `"layer"`: each layer,
-            filtered or not, is brought to rho by itself and falls back by itself.
+            filtered or not, is scaled to length rho, and one of which nothing is kept uses its
+            whole gradient.
         min_ndim: Layers with fewer axes pass unfiltered, and count in the norm.
         stacked: How many leading axes of a leaf stack layers, see `zscore_filter`. Each slice is a
             layer of its own, and has a norm of its own with

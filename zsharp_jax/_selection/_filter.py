@@ -91,9 +91,9 @@ def magnitude_filter(
     Args:
         quantile: The quantile of |g| in [0, 1); 0.95 keeps the top 5 %. A Python number.
         scope: Whether it is that of each layer by itself or one over all filtered layers.
-        min_ndim: See `zscore_filter`, also for the next two.
-        stacked: How many leading axes of a leaf stack layers.
-        filtered: Which leaves are filtered.
+        min_ndim: Layers with fewer axes pass unfiltered.
+        stacked: How many leading axes of a leaf stack layers, see `zscore_filter`.
+        filtered: Which leaves are filtered, see `zscore_filter`.
 
     Returns:
         A stateless transformation. It preserves structure, dtype and sharding.

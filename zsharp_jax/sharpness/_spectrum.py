@@ -57,8 +57,8 @@ def hessian_spectrum(
 
     Args:
         loss_fn: `loss_fn(params, *inputs)` returns a scalar loss, or `(loss, aux)` with `has_aux`.
-            It gets parameters in float32 at least. With BatchNorm it is yours to say which
-            statistics it uses; for a trained network take the running ones, as evaluation does.
+            It gets parameters in float32 at least. With BatchNorm it chooses which statistics
+            it uses; for a trained network take the running ones, as evaluation does.
         params: Where the Hessian is taken: a tree of real floating-point arrays.
         *inputs: What else the loss function takes.
         key: A key of `jax.random`, for the first vector.

@@ -1,8 +1,10 @@
 """The command `zsharp-bench compare`: several methods, several seeds, a table and a picture."""
 
 import argparse
+import textwrap
 
 from zsharp_jax.benchmark.commands.options import (
+    WIDTH,
     add_at_once,
     add_common,
     add_epochs,
@@ -25,8 +27,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "compare",
         help="train several methods with several seeds; write a table and a picture",
-        description="Trains several methods with several seeds each. Writes runs.jsonl, a line per "
-        f"run, {', '.join(FILES)}.",
+        description=textwrap.fill(
+            "Trains several methods with several seeds each. Writes runs.jsonl, a line per run, "
+            f"{', '.join(FILES)}.",
+            WIDTH,
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=list_names(),
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zsharp_jax.benchmark.training.trainer import Request
 
 MOST_SEEDS = 1000
+WIDTH = 79  # of descriptions, where argparse leaves lines as they are for the lists below
 
 
 def add_origin_options(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +57,9 @@ def origin(options: argparse.Namespace) -> "Origin":
 
 
 def _per_dataset(field: str) -> str:
-    values = (f"{getattr(value, field)} for {name}" for name, value in DEFAULTS.items())
-    return f"default: {', '.join(values)}"
+    of = {name: getattr(value, field) for name, value in DEFAULTS.items()}
+    (other,) = {value for name, value in of.items() if name != "digits"}
+    return f"default: {of['digits']} for digits, {other} for the others"
 
 
 def add_epochs(parser: argparse._ActionsContainer) -> None:
@@ -173,25 +175,28 @@ def _add_recipe(parser: argparse.ArgumentParser, but: Sequence[str]) -> None:
     for option, field, kind, meaning in _RECIPE_OPTIONS:
         if option in but:
             continue
-        defaults = ", ".join(str(getattr(recipe, field)) for recipe in RECIPES.values())
+        of = {name: getattr(recipe, field) for name, recipe in RECIPES.items()}
+        each = ", ".join(f"{value} with {name}" for name, value in of.items())
+        default = each if len(set(of.values())) > 1 else of["paper"]
         values.add_argument(
             option,
             dest=field,
             type=kind,
             metavar="NAME" if kind is str else "N" if kind is int else "X",
-            help=f"{meaning} ({' and '.join(RECIPES)}: {defaults})",
+            help=f"{meaning} (default: {default})",
         )
 
     add = values.add_argument
     add(
         "--crop-padding", type=int, metavar="N",
-        help="pixels around an image before a random crop (paper and reference: 4, 4; digits: 1)",
+        help="pixels around an image before a random crop (default: 1 for digits, 4 for the "
+        "others)",
     )  # fmt: skip
     add(
         "--flip", action=argparse.BooleanOptionalAction,
-        help="mirror images at random (paper and reference: yes, yes; digits: no)",
+        help="mirror images at random (default: no for digits, yes for the others)",
     )  # fmt: skip
-    add("--eta", type=float, metavar="X", help=f"eta of asam (paper and reference: {ETA}, {ETA})")
+    add("--eta", type=float, metavar="X", help=f"eta of asam (default: {ETA})")
 
 
 _RECIPE_OPTIONS: tuple[tuple[str, str, type, str], ...] = (

@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from zsharp_jax.benchmark.commands.durations import seconds_of
 from zsharp_jax.benchmark.commands.options import (
+    WIDTH,
     add_at_once,
     add_common,
     add_epochs,
@@ -43,11 +45,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "study",
         help="find out which part of the gain comes from the filter and which from the radius",
-        description="Trains each method with several radii and several seeds. A seed fixes the "
-        "split, the wrong labels, the initial weights and the order of the images for all methods. "
-        "Writes runs.jsonl, a line per run, study.md, which compares methods seed by seed, and "
-        "pictures: the accuracy against the length of the perturbation, and what each method gains "
-        "over adamw.",
+        description=textwrap.fill(
+            "Trains each method with several radii and several seeds. A seed fixes the split, the "
+            "wrong labels, the initial weights and the order of the images for all methods. Writes "
+            "runs.jsonl, a line per run, study.md, which compares methods seed by seed, and "
+            "pictures: the accuracy against the length of the perturbation, and what each method "
+            "gains over adamw.",
+            WIDTH,
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=list_names(),
     )
@@ -63,9 +68,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     radii.add_argument(
         "--epsilons", type=float, nargs="+", metavar="X",
-        help="lengths of the perturbation, the same for each method: rho is divided by the square "
-        "root of the number of tensors where each of them is brought to rho by itself; asam and "
-        "unified_sam take them as rho, for their length depends on weights or gradients "
+        help="lengths of the perturbation, the same for each method: methods that scale each of K "
+        "tensors to rho get this length divided by the square root of K; asam and unified_sam take "
+        "it as rho, for their length depends on weights or gradients "
         "(default: as --rhos says)",
     )  # fmt: skip
     parser.add_argument(
@@ -75,7 +80,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--budget", metavar="TIME",
-        help="train for so long, as 90m, 1h30m or 45s, then stop, write the tables of what there "
+        help="stop after this time, for example 90m, 1h30m or 45s, write the tables of what there "
         "is, and say how to go on; seeds come one after the other, or with --at-once in groups, "
         "each with all methods and radii "
         "(default: until all runs are over)",

@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "train",
         help="train one method once",
-        description="Trains one method once; writes its JSON.",
+        description="Trains one method with one seed, and writes one run file (JSON).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=list_names(),
     )
@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--method", default="zsharp", help="what to train: see the list below (default: zsharp)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="the seed (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the run (default: 0)")
     length.add_argument(
         "--steps", type=int, metavar="N", help="take N steps (default: as --epochs says)"
     )

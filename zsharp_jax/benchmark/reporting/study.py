@@ -47,7 +47,7 @@ _SECTIONS = (
     (
         "Each at its best radius",
         questions.each_at_its_best,
-        "If a method only made ε longer in effect, its best would be SAM's, at another ‖ε‖.",
+        "If a method only changed how far ε goes, its best would be SAM's, at another ‖ε‖.",
     ),
     (
         "When ε is far too long",

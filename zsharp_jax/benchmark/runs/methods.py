@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
     "adamw": Method("the optimizer alone, without a perturbation", passes=1),
     "sam": Method("SAM: along the gradient", lambda given: zs.sam(given.rho)),
     "asam": Method(
-        "Adaptive SAM: longer where weights are large; other units",
+        "Adaptive SAM: longer where weights are large; rho is in units of the weights",
         lambda given: zs.asam(given.rho, given.eta),
         own_rho={"reference": 0.5},
     ),
@@ -170,7 +170,7 @@ METHODS: dict[str, Method] = {
         "zsharp with a random mask that keeps as many entries", _at_random, filters=True
     ),
     "gsam": Method(
-        "GSAM: sam that also closes the gap between both losses",
+        "GSAM: sam that also reduces the gap between the two losses",
         lambda given: zs.sam(given.rho),
         lambda given: zs.surrogate_gap(0.4),
     ),
