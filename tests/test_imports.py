@@ -14,8 +14,8 @@ PACKAGE = pathlib.Path(zsharp_jax.__file__).parent
 LAYERS = ["_checks", "_mesh", "_precision", "_norm", "_per_leaf", "_selection", "_ascents"]
 SELECTION_LAYERS = ["_search", "_threshold", "_in_place", "_rows", "_sharded", "_filter"]
 STEP_LAYERS = ["_checks", "_mesh", "_precision", "_norm", "_trees", "_info", "_placement", "_batch"]
-STEP_LAYERS += ["_direction", "_links", "_roles", "_refusals", "_mean_gradient", "_perturb"]
-STEP_LAYERS += ["_one_pass", "_sharp_gradient", "_sharpness_aware", "_skips", "_step"]
+STEP_LAYERS += ["_extra_args", "_direction", "_links", "_roles", "_refusals", "_mean_gradient"]
+STEP_LAYERS += ["_perturb", "_one_pass", "_sharp_gradient", "_sharpness_aware", "_skips", "_step"]
 DATASET_LAYERS = ["catalog", "contents", "progress", "download", "archive", "cifar"]
 DATASET_LAYERS += ["tiny_imagenet", "cache", "builders", "prepared", "obtain", "images", "splits"]
 

@@ -78,6 +78,10 @@ def test_an_injected_rho_can_be_set_between_steps():
 def test_an_injected_quantile_is_refused_with_a_way_out():
     with pytest.raises(TypeError, match=r'name "quantile" in its `static_args`'):
         optax.inject_hyperparams(zsharp)(rho=0.05).init(network_params())
+    names = ("quantile", "min_ndim")
+    injected = optax.inject_hyperparams(zsharp, static_args=names)(rho=0.05, stacked=0)
+    with pytest.raises(ValueError, match=r'name "stacked" in its `static_args`'):
+        injected.update(network_params(), injected.init(network_params()))
 
 
 def test_multi_steps_inside_averages_the_sharp_gradients():
@@ -92,6 +96,34 @@ def test_multi_steps_inside_averages_the_sharp_gradients():
         expected.append(at_half(optax.apply_updates(params, perturbation)))
     mean = jax.tree.map(lambda a, b: -0.1 * (a + b) / 2, *expected)
     chex.assert_trees_all_close(updates, mean, rtol=1e-4, atol=1e-7)
+
+
+def kept_value():
+    """Keeps the extra argument `value` as its state."""
+
+    def update(updates, state, params=None, *, value, **extra_args):
+        del state, params, extra_args
+        return updates, jnp.asarray(value)
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros([]), update)
+
+
+@pytest.mark.parametrize("way", ["itself", "gradient_transformation"])
+def test_multi_steps_inside_hands_on_the_loss(way):
+    optimizer = optax.MultiSteps(optax.chain(kept_value(), optax.sgd(0.1)), every_k_schedule=2)
+    optimizer = optimizer if way == "itself" else optimizer.gradient_transformation()
+    step = sam_step(network_loss, optimizer, sam(0.05))
+    state = init_state(network_params(), optimizer, sam(0.05))
+    for _ in range(2):
+        state, info = step(state, *BATCH)
+    np.testing.assert_allclose(state.opt_state.inner_opt_state[0], info.loss)
+
+    tx, params = sharpness_aware(optimizer, sam(0.05)), network_params()
+    state = tx.init(params)
+    for value in (3.0, 4.0):
+        gradients = gradients_at(params)
+        _, state = tx.update(gradients, state, params, grad_fn=gradients_at, value=value)
+    np.testing.assert_allclose(state.opt_state.inner_opt_state[0], 4.0)
 
 
 def test_multi_steps_around_is_the_big_batch_where_grad_fn_covers_it():
@@ -142,6 +174,9 @@ def test_a_loss_that_is_missing_is_named():
         ValueError, match=r"must return `\(loss, gradients\)` with `has_value=True`"
     ):
         tx.update(w, tx.init(w), w, grad_fn=lambda w: w)
+    with pytest.raises(ValueError, match=r"`has_aux=True` returns .*: leave out aux"):
+        with_aux = jax.value_and_grad(lambda w: (jnp.sum(w), w), has_aux=True)
+        tx.update(w, tx.init(w), w, grad_fn=with_aux)
     tx = sharpness_aware(optax.sgd(0.1), sam(0.05), has_value=True, plain_if_zero=True)
     with pytest.raises(ValueError, match="needs `value`, the loss at w"):
         tx.update(w, tx.init(w), w, grad_fn=lambda w: (jnp.sum(w), w))

@@ -281,6 +281,12 @@ def test_an_error_of_the_users_own_is_handed_on():
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         step_with(loss_fn=broken)(first_state(), *BATCH)
+
+    def deleted(*_):
+        raise ValueError("this row was deleted")
+
+    with pytest.raises(ValueError, match="this row was deleted"):
+        step_with(loss_fn=deleted)(first_state(), *BATCH)
     failing = optax.GradientTransformation(OPTIMIZER.init, broken)
     with pytest.raises(ZeroDivisionError, match="mine"):
         step_with(failing)(first_state(), *BATCH)

@@ -110,6 +110,8 @@ def test_a_mask_at_the_end_of_a_chain_that_has_an_end_already_is_none_of_them():
     decay = optax.masked(optax.add_decayed_weights(-1e-4), MASK)
     state = first_state(optax.chain(OPTIMIZER, decay, frozen), optax.chain(ASCENT, frozen))
     assert state.step == 0
+    for piece in (optax.clip_by_global_norm(0.05), zscore_filter(0.5)):
+        assert first_state(ascent=optax.chain(piece, frozen)).step == 0
 
 
 LINKS = [surrogate_gap(), mix_gradients(), look_back()]

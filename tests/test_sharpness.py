@@ -1,5 +1,7 @@
 """How sharp a minimum is, against dense Hessians, closed forms and an independent library."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -301,8 +303,9 @@ def test_they_can_be_compiled_with_what_is_around_them():
 def gathered_loss(params, inputs, targets):
     """Right under explicit axes too: weights that are split come together before they are used."""
     w = params["w"]
-    if jax.typeof(w).sharding.mesh.explicit_axes:
-        w = jax.sharding.reshard(w, jax.P())
+    mesh = jax.typeof(w).sharding.mesh
+    if mesh.explicit_axes:
+        w = jax.sharding.reshard(w, jax.NamedSharding(mesh, jax.P()))
     return jnp.mean((jnp.tanh(inputs @ w)[:, :3] - targets) ** 2)
 
 
@@ -324,6 +327,56 @@ def test_sharded_parameters_are_measured_where_they_lie(kind):
     chex.assert_trees_all_close(found[:2], expected[:2], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     assert found.eigenvectors["w"].sharding.is_equivalent_to(stacked, 3)
+
+
+SPREAD = {
+    "explicit": (("Explicit", "Explicit"), jax.P()),
+    "explicit, sharded": (("Explicit", "Explicit"), jax.P("model")),
+    "of both kinds": (("Explicit", "Auto"), jax.P(None, "model")),
+}
+
+
+@pytest.mark.parametrize("kinds, spec", SPREAD.values(), ids=SPREAD)
+def test_every_measure_takes_a_mesh_that_is_not_the_current_one(kinds, spec):
+    axis_types = tuple(jax.sharding.AxisType[kind] for kind in kinds)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=axis_types)
+    params = {"w": np.random.default_rng(4).normal(size=(6, 4)).astype(np.float32)}
+    split = jax.device_put(params, jax.NamedSharding(mesh, spec))
+    batch = jax.device_put(BATCH, jax.NamedSharding(mesh, jax.P("data")))
+
+    def measured(params, inputs, targets):
+        arguments = (gathered_loss, params, inputs, targets)
+        direction = jax.tree.map(jnp.ones_like, params)
+        return {
+            "eigenvalues": hessian_spectrum(*arguments, key=KEY, steps=4).eigenvalues,
+            "trace": hessian_trace(*arguments, key=KEY, samples=2),
+            "average": average_loss(*arguments, key=KEY, rho=0.5, samples=2),
+            "along": loss_along(*arguments[:2], [direction], [[0.0], [1.0]], *arguments[2:]),
+            "worst": worst_loss(*arguments, ascent=BALL, steps=2),
+            "worst of groups": [
+                worst_loss(*arguments, ascent=BALL, steps=2, groups=groups) for groups in (2, 4, 8)
+            ],
+        }
+
+    found = jax.device_get(measured(split, *batch))
+    chex.assert_trees_all_close(found, jax.device_get(measured(params, *BATCH)), rtol=1e-4)
+
+
+@dataclasses.dataclass
+class UnhashableLoss:
+    scale: jax.Array
+
+    def __call__(self, w, inputs, targets):
+        return self.scale * layer_loss(w, inputs, targets)
+
+
+def test_a_loss_function_that_cannot_be_hashed_is_measured_too():
+    loss_fn = UnhashableLoss(jnp.ones([]))
+    with pytest.raises(TypeError):
+        hash(loss_fn)
+    for _ in range(2):
+        found = worst_loss(loss_fn, LAYER, *BATCH, ascent=BALL)
+        np.testing.assert_array_equal(found, worst_loss(layer_loss, LAYER, *BATCH, ascent=BALL))
 
 
 def test_bad_arguments_are_named():
@@ -354,3 +407,25 @@ def test_directions_that_do_not_fit_are_named():
         loss_along(jnp.sum, params, [jnp.ones((2, 2))], [[0.0]])
     with pytest.raises(ValueError, match=r"so shape \(..., 1\), got \(1, 2\)"):
         loss_along(jnp.sum, params, [params], [[0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"For one direction: `\[direction\]`"):
+        loss_along(jnp.sum, params, params, [[0.0]])
+    with pytest.raises(TypeError, match="`directions` must hold real numbers, got complex64"):
+        loss_along(jnp.sum, params, [{"w": jnp.ones((2, 2), complex)}], [[0.0]])
+
+
+def test_a_direction_may_hold_integers():
+    direction = {"w": np.array([[1, 0], [0, 2]])}
+    losses = loss_along(
+        lambda params: jnp.sum(params["w"]), {"w": jnp.zeros((2, 2))}, [direction], [[2.0]]
+    )
+    np.testing.assert_array_equal(losses, [6.0])
+
+
+def test_points_at_which_the_loss_is_infinite_are_part_of_the_picture():
+    def loss_fn(w):
+        return jnp.log(jnp.abs(w[0]))
+
+    ends = loss_along(loss_fn, jnp.zeros(1), [jnp.ones(1)], [[0.0], [1.0]])
+    np.testing.assert_array_equal(ends, [-np.inf, 0])
+    with pytest.raises(FloatingPointError, match="one loss at least must be finite, got -inf"):
+        loss_along(loss_fn, jnp.zeros(1), [jnp.ones(1)], [[0.0]])

@@ -14,17 +14,21 @@ Parts = tuple[list[PyTree], Callable[[Sequence[PyTree]], list[PyTree]]]
 
 
 def in_groups(
-    inputs: Sequence[PyTree], argnums: Collection[int] | None, groups: int, params: PyTree
+    inputs: Sequence[PyTree],
+    argnums: Collection[int] | None,
+    groups: int,
+    params: PyTree,
+    in_turn: bool = False,
 ) -> Parts:
     """Neighbours together, so that of a batch spread over as many devices each holds a group.
 
-    Not so where explicit axes of the batch split the parameters too, for each group has perturbed
-    ones of its own: then each device holds some of each group.
+    Not so where groups are taken in turn, nor where explicit axes of the batch split the parameters
+    too, for each group has perturbed ones of its own: then each device holds some of each group.
     """
     taken = set().union(*map(_explicit_axes, jax.tree.leaves(params)))
 
     def blocks(leaf):
-        onto = (1,) if taken & _explicit_axes(leaf, 0) else (0, 1)
+        onto = (1,) if in_turn or taken & _explicit_axes(leaf, 0) else (0, 1)
         return _split_first_axis(leaf, (groups, len(leaf) // groups), onto)
 
     return _taken_apart("groups", inputs, argnums, groups, blocks)

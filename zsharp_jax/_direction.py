@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from zsharp_jax._extra_args import with_extra_args
 from zsharp_jax._precision import at_least_float32_dtype
 
 UPHILL, DOWNHILL = 1, -1
@@ -39,15 +40,19 @@ def some_leaf_goes(side: int, transformation: Any, params: optax.Params) -> bool
 
 
 def hands_on(transformation: Any, params: optax.Params) -> bool:
-    """Whether the first update of some leaf is its gradient, but for entries that are zero."""
+    """Whether the first update of some leaf is its gradient, but for entries that are zero.
 
-    def is_raw(gradient: np.ndarray, update: np.ndarray) -> bool:
-        return bool(np.any(update != 0) and np.all((update == 0) | (update == gradient)))
+    Not if that is so of all leaves but those whose update is zero, for then these are frozen.
+    """
+
+    def some_are_raw(pairs: _Pairs) -> bool:
+        moved = [(gradient, update) for gradient, update in pairs if np.any(update != 0)]
+        raw = [bool(np.all((update == 0) | (update == gradient))) for gradient, update in moved]
+        some_are_frozen = len(moved) < len(pairs)
+        return any(raw) and not (some_are_frozen and all(raw))
 
     # Of gradients that are too small to be clipped.
-    return _holds(
-        lambda pairs: any(is_raw(*pair) for pair in pairs), transformation, params, size=2**-10
-    )
+    return _holds(some_are_raw, transformation, params, size=2**-10)
 
 
 def _holds(
@@ -81,7 +86,7 @@ def _first_updates(
         return update(transformation.init(params))
 
     def update(state):
-        step = optax.with_extra_args_support(transformation).update
+        step = with_extra_args(transformation).update
         links = {"clean_gradients": gradients, "perturbation": gradients}
         return step(gradients, state, params, value=1.0, **links)
 

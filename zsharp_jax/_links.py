@@ -214,7 +214,8 @@ def _needed(link: str, argument: str, tree: Any, updates: optax.Updates) -> opta
             "optimizer: put it in front of that, `optax.chain(" + link + "(...), optimizer)`. A "
             "loop of your own passes what `sharp_value_and_grad(..., keep_gradients=True)` has in "
             "its info: `optimizer.update(gradients, opt_state, params, "
-            "clean_gradients=info.clean_gradients, perturbation=info.perturbation)`."
+            "clean_gradients=info.clean_gradients, perturbation=info.perturbation)`. With "
+            "`one_pass=True` no gradient is taken at w, so no link can be used."
         )
 
     def one_leaf(update, leaf):

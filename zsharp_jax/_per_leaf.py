@@ -89,6 +89,11 @@ def _values_by_path(
 ) -> dict[KeyPath, Any]:
     values = dict(jax.tree_util.tree_leaves_with_path(said))
     for path, value in values.items():
+        if isinstance(value, jax.Array):
+            raise ValueError(
+                f"{_rule(name, kind)}, got an array{_at(path)}; `optax.inject_hyperparams` makes "
+                f'arrays of numbers: name "{name}" in its `static_args`.'
+            )
         if not is_right(value):
             raise ValueError(f"{_rule(name, kind)}, got {value!r}{_at(path)}.")
     return values

@@ -163,7 +163,8 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
         try:
             return step(state, *inputs)
         except (RuntimeError, ValueError) as error:
-            if "donated" not in str(error) and "deleted" not in str(error):
+            # JAX says "donated" where two arguments are one array, of which none is deleted yet.
+            if "donated" not in str(error) and not _some_are_deleted((state, inputs)):
                 raise
             raise ValueError(
                 "an array of this state, or an input that is one of its arrays, is gone: a step "
@@ -174,6 +175,10 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
             ) from error
 
     return checked
+
+
+def _some_are_deleted(tree: Any) -> bool:
+    return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree))
 
 
 def scalar_loss(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:

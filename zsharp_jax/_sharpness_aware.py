@@ -13,6 +13,7 @@ from zsharp_jax._checks import (
     check_is_optimizer,
     checked_choice,
 )
+from zsharp_jax._extra_args import with_extra_args
 from zsharp_jax._norm import tree_norm
 from zsharp_jax._perturb import (
     NARROW_WEIGHTS,
@@ -107,7 +108,7 @@ def sharpness_aware(
     check_is_ascent(ascent)
     check_flags(plain_if_zero=plain_if_zero, has_value=has_value)
     checked_choice("narrow_weights", narrow_weights, NARROW_WEIGHTS)
-    descent = optax.with_extra_args_support(optimizer)
+    descent = with_extra_args(optimizer)
 
     def init_fn(params):
         check_params(params)
@@ -179,11 +180,14 @@ def _refuse_masked_params(params: optax.Params) -> None:
 
 
 def _loss_and_gradients(result: Any) -> tuple[jax.Array, optax.Updates]:
-    if isinstance(result, tuple) and len(result) == 2 and jnp.ndim(result[0]) == 0:
-        return jnp.asarray(result[0]), result[1]
+    if isinstance(result, tuple) and len(result) == 2:
+        loss, gradients = result
+        if jax.tree.structure(loss) == jax.tree.structure(0) and jnp.ndim(loss) == 0:
+            return jnp.asarray(loss), gradients
     raise ValueError(
         "`grad_fn` must return `(loss, gradients)` with `has_value=True`, as "
-        f"`jax.value_and_grad(loss_fn)` does, got a `{type(result).__name__}`."
+        f"`jax.value_and_grad(loss_fn)` does, got a `{type(result).__name__}`. One with "
+        "`has_aux=True` returns `((loss, aux), gradients)`: leave out aux."
     )
 
 

@@ -23,6 +23,7 @@ from zsharp_jax._checks import (
     check_is_optimizer,
     checked_count,
 )
+from zsharp_jax._extra_args import with_extra_args
 from zsharp_jax._info import SamInfo
 from zsharp_jax._mean_gradient import LossFn
 from zsharp_jax._one_pass import one_pass_state
@@ -198,7 +199,7 @@ def sam_step(
     check_is_loss(loss_fn)
     check_is_optimizer(optimizer)
     check_flags(skip_nonfinite=skip_nonfinite, donate=donate)
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = with_extra_args(optimizer)
     ascend = sharp_value_and_grad(
         loss_fn,
         ascent,

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -48,8 +49,19 @@ def refuse_nonfinite_hessian(value: jax.Array) -> None:
 
 def refuse_nonfinite(what: str, value: jax.Array, way_out: str) -> None:
     """Raises where an entry is not finite; of what is being traced, nothing is known yet."""
-    if isinstance(value, Tracer):
-        return
-    wrong = value[~jnp.isfinite(value)]
+    wrong = _nonfinite(value)
     if wrong.size:
         raise FloatingPointError(f"{what} must be finite, got {wrong[0]}: {way_out}.")
+
+
+def refuse_all_nonfinite(what: str, values: jax.Array, way_out: str) -> None:
+    """Raises where no entry is finite."""
+    wrong = _nonfinite(values)
+    if wrong.size == values.size > 0:
+        raise FloatingPointError(f"{what} must be finite, got {wrong[0]}: {way_out}.")
+
+
+def _nonfinite(values: jax.Array) -> np.ndarray:
+    # With NumPy: JAX would index an array on a mesh only where that is the current one.
+    known = np.zeros(0) if isinstance(values, Tracer) else np.asarray(values)
+    return known[~np.isfinite(known)]

@@ -60,8 +60,32 @@ def checked_objective(
 ) -> Objective:
     """The objective of a public function's arguments; raises if one is out of range."""
     return Objective(
-        loss_fn,
+        _hashable(loss_fn),
         has_aux,
         checked_count("microbatches", microbatches),
         checked_argnums("batch_argnums", batch_argnums),
     )
+
+
+def _hashable(loss_fn: LossFn) -> LossFn:
+    try:
+        hash(loss_fn)
+    except TypeError:  # a dataclass, or a module that holds arrays
+        return _Itself(loss_fn)
+    return loss_fn
+
+
+class _Itself:
+    """A function that equals itself alone, whatever it holds."""
+
+    def __init__(self, function: LossFn):
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return id(self.function)

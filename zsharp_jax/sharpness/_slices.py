@@ -10,8 +10,9 @@ import optax
 
 from zsharp_jax._mean_gradient import LossFn
 from zsharp_jax._perturb import perturbed
+from zsharp_jax._precision import at_least_float32
 from zsharp_jax._trees import first_difference
-from zsharp_jax.sharpness._arguments import checked_key, checked_params, refuse_nonfinite
+from zsharp_jax.sharpness._arguments import checked_key, checked_params, refuse_all_nonfinite
 from zsharp_jax.sharpness._objective import Objective, checked_objective
 from zsharp_jax.sharpness._vectors import gaussian, homes_of, scaled
 
@@ -93,7 +94,8 @@ def loss_along(
         The losses, of shape (...). Far away some may be infinite or NaN.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array.
+        TypeError: If a leaf of `params` is not a real floating-point array, or one of a direction
+            is not real.
         ValueError: If an argument is out of range, or a direction is not like `params`.
         FloatingPointError: If no loss is finite.
 
@@ -119,17 +121,28 @@ def loss_along(
             f"so shape (..., {len(directions)}), got {points.shape}."
         )
     losses = _losses(objective, params, directions, points, inputs)
-    if losses.size:
-        # Far away a loss may overflow, and the rest is still a picture.
-        refuse_nonfinite("one loss at least", jnp.nanmin(losses), "take smaller `coefficients`")
+    # Far away a loss may overflow, and the rest is still a picture.
+    refuse_all_nonfinite("one loss at least", losses, "take smaller `coefficients`")
     return losses
 
 
 def _checked_direction(params: optax.Params, direction: optax.Params) -> optax.Params:
     difference = first_difference(direction, params)
     if difference is not None:
-        raise ValueError(f"each of `directions` must be a tree like `params`, but {difference}.")
-    return checked_params(direction)
+        raise ValueError(
+            f"each of `directions` must be a tree like `params`, but {difference}. (For one "
+            "direction: `[direction]`.)"
+        )
+    return jax.tree.map(_real, direction)
+
+
+def _real(leaf: Any) -> jax.Array:
+    leaf = at_least_float32(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        return leaf.astype(jnp.float32)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise TypeError(f"`directions` must hold real numbers, got {leaf.dtype}.")
+    return leaf
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -111,7 +111,8 @@ def hessian_spectrum(
     return spectrum
 
 
-@functools.partial(jax.jit, static_argnames="homes")
+# Only the parameters tell on which devices it runs, so they are kept though only shapes are used.
+@functools.partial(jax.jit, static_argnames="homes", keep_unused=True)
 def _first_vector(key: jax.Array, params: optax.Params, *, homes: Homes) -> optax.Params:
     # By itself: in the loop XLA would take minutes to compile the draws of a transformer.
     return gaussian(jax.random.fold_in(key, 0), params, homes)

@@ -37,10 +37,15 @@ def placed(tree: optax.Params, homes: Homes, stacked: int = 0) -> optax.Params:
 def _placed(leaf: jax.Array, home: jax.NamedSharding | None, stacked: int) -> jax.Array:
     if home is None:
         return leaf
-    sharding = jax.NamedSharding(home.mesh, jax.P(*[None] * stacked, *home.spec))
-    if home.mesh.explicit_axes:
-        return jax.sharding.reshard(leaf, sharding)
-    return jax.lax.with_sharding_constraint(leaf, sharding)
+    spec = (*[None] * stacked, *home.spec)
+    explicit = set(home.mesh.explicit_axes)
+    if not explicit:
+        sharding = jax.NamedSharding(home.mesh, jax.P(*spec))
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+    # On a mesh of both kinds XLA lays out along the automatic axes by itself.
+    names = [each if isinstance(each, tuple) else (each,) for each in spec]
+    own = [tuple(name for name in each if name in explicit) or None for each in names]
+    return jax.sharding.reshard(leaf, jax.NamedSharding(home.mesh, jax.P(*own)))
 
 
 def gaussian(key: jax.Array, params: optax.Params, homes: Homes) -> optax.Params:

@@ -116,7 +116,7 @@ def _search(
     climb = functools.partial(_climb, objective, ascent, params, steps=steps, homes=homes)
     if groups == 1:
         return climb(inputs)
-    parts, joined = in_groups(inputs, objective.batch_argnums, groups, params)
+    parts, joined = in_groups(inputs, objective.batch_argnums, groups, params, in_turn=True)
     # One after the other: side by side, each would keep parameters of its own.
     return jax.tree.map(jnp.mean, jax.lax.map(lambda part: climb(joined(part)), parts))
 
