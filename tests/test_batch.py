@@ -255,7 +255,8 @@ def test_inputs_that_hold_no_batch_are_refused_with_a_way_out(name):
         with pytest.raises(ValueError, match="name those that do in `batch_argnums`"):
             ascend(statistics, **{name: 2})
     for argnums in (0, 4, (1, 5)):
-        with pytest.raises(ValueError, match=r"`batch_argnums` must name arguments .* 1 to 3"):
-            ascend(STATISTICS, **{name: 2, "batch_argnums": argnums})
+        for parts in (1, 2):
+            with pytest.raises(ValueError, match=r"`batch_argnums` must name arguments .* 1 to 3"):
+                ascend(STATISTICS, **{name: parts, "batch_argnums": argnums})
     with pytest.raises(ValueError, match="`batch_argnums` must be an integer or a sequence"):
         ascend(STATISTICS, **{name: 2, "batch_argnums": "images"})

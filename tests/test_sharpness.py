@@ -413,6 +413,15 @@ def test_directions_that_do_not_fit_are_named():
         loss_along(jnp.sum, params, [{"w": jnp.ones((2, 2), complex)}], [[0.0]])
 
 
+def test_a_batch_that_is_no_argument_is_named():
+    for measure in (
+        lambda **options: worst_loss(layer_loss, LAYER, *BATCH, ascent=BALL, **options),
+        lambda **options: average_loss(layer_loss, LAYER, *BATCH, key=KEY, rho=0.1, **options),
+    ):
+        with pytest.raises(ValueError, match=r"`batch_argnums` must name arguments .* 1 to 2"):
+            measure(batch_argnums=3)
+
+
 def test_a_direction_may_hold_integers():
     direction = {"w": np.array([[1, 0], [0, 2]])}
     losses = loss_along(

@@ -58,6 +58,18 @@ def every_kth(inputs: Sequence[PyTree], argnums: Collection[int] | None, k: int)
     return joined(jax.tree.map(lambda stack: stack[0], stacks))
 
 
+def positions_of_batch(inputs: Sequence[PyTree], argnums: Collection[int] | None) -> set[int]:
+    """Which arguments of the loss function hold the batch; the parameters are argument 0."""
+    positions = set(range(1, len(inputs) + 1))
+    chosen = positions if argnums is None else set(argnums)
+    if not chosen <= positions:
+        raise ValueError(
+            f"`batch_argnums` must name arguments of the loss function from 1 to {len(inputs)} "
+            f"(0 are the parameters), got {sorted(chosen)}."
+        )
+    return chosen
+
+
 def _taken_apart(
     name: str,
     inputs: Sequence[PyTree],
@@ -65,19 +77,13 @@ def _taken_apart(
     parts: int,
     split: Callable[[jax.Array], jax.Array],
 ) -> Parts:
-    positions = range(1, len(inputs) + 1)  # the parameters are argument 0 of the loss function
-    chosen = set(positions if argnums is None else argnums)
-    if not chosen <= set(positions):
-        raise ValueError(
-            f"`batch_argnums` must name arguments of the loss function from 1 to {len(inputs)} "
-            f"(0 are the parameters), got {sorted(chosen)}."
-        )
-    batch = [each for i, each in zip(positions, inputs, strict=True) if i in chosen]
+    chosen = positions_of_batch(inputs, argnums)
+    batch = [each for i, each in enumerate(inputs, 1) if i in chosen]
     _check_batch(name, batch, parts)
 
     def joined(part):
         own = iter(part)
-        return [next(own) if i in chosen else inputs[i - 1] for i in positions]
+        return [next(own) if i in chosen else each for i, each in enumerate(inputs, 1)]
 
     return jax.tree.map(lambda leaf: split(jnp.asarray(leaf)), batch), joined
 

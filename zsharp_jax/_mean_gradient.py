@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zsharp_jax._batch import in_microbatches
+from zsharp_jax._batch import in_microbatches, positions_of_batch
 from zsharp_jax._checks import check_flags, check_is_loss, checked_argnums, checked_count
 from zsharp_jax._precision import at_least_float32, at_least_float32_dtype
 from zsharp_jax._refusals import scalar_loss
@@ -79,8 +79,7 @@ def mean_value_and_grad(
     checked_count("microbatches", microbatches)
     argnums = checked_argnums("batch_argnums", batch_argnums)
     value_and_grad = jax.value_and_grad(scalar_loss(loss_fn, has_aux), has_aux=has_aux)
-    if microbatches > 1:
-        value_and_grad = _in_turn(value_and_grad, microbatches, argnums)
+    value_and_grad = _in_turn(value_and_grad, microbatches, argnums)
     return value_and_grad if axis_name is None else _over_axis(value_and_grad, axis_name)
 
 
@@ -129,6 +128,9 @@ def _in_turn(
     # `optax.microbatching.microbatch` adds up in the dtype of a gradient, and what it adds up may
     # be neither a counter or a key nor something that varies within a `jax.shard_map`.
     def of_batch(params, *inputs):
+        positions_of_batch(inputs, argnums)  # wrong ones are refused also where nothing is split
+        if microbatches == 1:
+            return value_and_grad(params, *inputs)
         stacks, joined = in_microbatches(inputs, argnums, microbatches)
 
         def evaluate(part):

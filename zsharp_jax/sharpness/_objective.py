@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._batch import in_microbatches
+from zsharp_jax._batch import in_microbatches, positions_of_batch
 from zsharp_jax._checks import checked_argnums, checked_count
 from zsharp_jax._mean_gradient import LossFn, mean_value_and_grad
 from zsharp_jax._precision import at_least_float32
@@ -26,6 +26,7 @@ class Objective:
 
     def loss(self, params: optax.Params, *inputs: Any) -> jax.Array:
         """The mean over the batch, without any gradient."""
+        positions_of_batch(inputs, self.batch_argnums)  # refuses wrong ones
         if self.microbatches == 1:
             return self._scalar(params, *inputs)
         parts, joined = in_microbatches(inputs, self.batch_argnums, self.microbatches)
