@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
     "adamw": Method("the optimizer alone, without a perturbation", passes=1),
     "sam": Method("SAM: along the gradient", lambda given: zs.sam(given.rho)),
     "asam": Method(
-        "Adaptive SAM: longer where weights are large; rho is in units of the weights",
+        "Adaptive SAM: longer where weights are large; rho in their units",
         lambda given: zs.asam(given.rho, given.eta),
         own_rho={"reference": 0.5},
     ),
