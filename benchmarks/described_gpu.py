@@ -25,6 +25,9 @@ from jax.experimental.compilation_cache import compilation_cache
 EXTRA = "gpu-programs"
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
+# XLA would compile kernels to choose from, without a GPU to time them on.
+UNTUNED = {"xla_gpu_autotune_level": "0"}
+
 # As XLA describes it: GPU_SPECS of its test data, an H100 SXM of 80 GB.
 H100 = """
 platform_name: "CUDA"
@@ -109,7 +112,7 @@ def costs(function: Callable[..., Any], *args: Any, quick: bool = False, **optio
     with _not_from_the_cache():
         lowered = jax.jit(function, **options).lower(*args)
         started = _processor_seconds()
-        compiled = lowered.compile(compiler_options=_quick_options() if quick else None)
+        compiled = lowered.compile(compiler_options=UNTUNED | (_quick_options() if quick else {}))
         seconds = _processor_seconds() - started
     program = program_text.read(compiled.as_text() or "")
     gathered = program_text.gathered_sizes(program)
@@ -131,7 +134,6 @@ def _quick_options() -> dict[str, Any]:
     atexit.register(shutil.rmtree, folder)
     return {
         "xla_backend_optimization_level": "0",
-        "xla_gpu_autotune_level": "0",  # there is no GPU to time kernels on
         "xla_gpu_kernel_cache_file": f"{folder}/kernels",
     }
 
