@@ -3,16 +3,14 @@
 import functools
 import math
 
-import described_gpu
 import launches
+import needs
 import networks
 import pytest
 
 from zsharp_jax._selection._rows import Rows
 
-WHY_NOT = described_gpu.why_not()
-# JAX compiles for a GPU only with a plugin, which few have. The gate fails without it.
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+pytestmark = needs.gpu_programs
 
 TRANSFORMER, VGG = "vit_7_8_8_384", "vgg16_bn"
 CASES = [(TRANSFORMER, "one"), (TRANSFORMER, "replicated"), (VGG, "one")]

@@ -7,15 +7,13 @@ Whole steps take long to compile. So they are compiled for the network that leav
 
 import functools
 
-import described_gpu
 import jax
 import launches
+import needs
 import networks
 import pytest
 
-WHY_NOT = described_gpu.why_not()
-# JAX compiles for a GPU only with a plugin, which few have. The gate fails without it.
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+pytestmark = needs.gpu_programs
 
 VGG = "vgg16_bn"
 FEW_AND_MANY_LAYERS = [tuple(networks.SHALLOW), ("resnet8", "resnet20")]

@@ -3,11 +3,9 @@
 import described_gpu
 import jax
 import jax.numpy as jnp
-import pytest
+import needs
 
-WHY_NOT = described_gpu.why_not()
-# JAX compiles for a GPU only with a plugin, which few have. The gate fails without it.
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+pytestmark = needs.gpu_programs
 
 
 def test_a_program_compiles_again_where_a_cache_of_programs_is_in_use(compilations):

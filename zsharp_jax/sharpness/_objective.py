@@ -1,6 +1,8 @@
 """The loss of a whole batch as a function of the parameters, with its derivatives."""
 
 import dataclasses
+import operator
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,21 +74,6 @@ def _hashable(loss_fn: LossFn) -> LossFn:
     try:
         hash(loss_fn)
     except TypeError:  # a dataclass, or a module that holds arrays
-        return _Itself(loss_fn)
+        # Methods are equal if they belong to the same object, whatever that holds.
+        return types.MethodType(operator.call, loss_fn)
     return loss_fn
-
-
-class _Itself:
-    """A function that equals itself alone, whatever it holds."""
-
-    def __init__(self, function: LossFn):
-        self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.function is self.function
-
-    def __hash__(self) -> int:
-        return id(self.function)

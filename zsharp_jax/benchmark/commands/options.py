@@ -57,9 +57,9 @@ def origin(options: argparse.Namespace) -> "Origin":
 
 
 def _per_dataset(field: str) -> str:
-    of = {name: getattr(value, field) for name, value in DEFAULTS.items()}
-    (other,) = {value for name, value in of.items() if name != "digits"}
-    return f"default: {of['digits']} for digits, {other} for the others"
+    defaults = {dataset: getattr(each, field) for dataset, each in DEFAULTS.items()}
+    (other,) = {value for dataset, value in defaults.items() if dataset != "digits"}
+    return f"default: {defaults['digits']} for digits, {other} for the others"
 
 
 def add_epochs(parser: argparse._ActionsContainer) -> None:
@@ -175,9 +175,9 @@ def _add_recipe(parser: argparse.ArgumentParser, but: Sequence[str]) -> None:
     for option, field, kind, meaning in _RECIPE_OPTIONS:
         if option in but:
             continue
-        of = {name: getattr(recipe, field) for name, recipe in RECIPES.items()}
-        each = ", ".join(f"{value} with {name}" for name, value in of.items())
-        default = each if len(set(of.values())) > 1 else of["paper"]
+        defaults = {name: getattr(recipe, field) for name, recipe in RECIPES.items()}
+        each = ", ".join(f"{value} with {name}" for name, value in defaults.items())
+        default = each if len(set(defaults.values())) > 1 else defaults["paper"]
         values.add_argument(
             option,
             dest=field,
