@@ -281,12 +281,26 @@ def test_an_error_of_the_users_own_is_handed_on():
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         step_with(loss_fn=broken)(first_state(), *BATCH)
+    failing = optax.GradientTransformation(OPTIMIZER.init, broken)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        step_with(failing)(first_state(), *BATCH)
 
     def deleted(*_):
         raise ValueError("this row was deleted")
 
     with pytest.raises(ValueError, match="this row was deleted"):
         step_with(loss_fn=deleted)(first_state(), *BATCH)
-    failing = optax.GradientTransformation(OPTIMIZER.init, broken)
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        step_with(failing)(first_state(), *BATCH)
+
+
+def test_an_error_while_a_step_runs_is_handed_on_though_the_state_is_gone_then():
+    def fail(total):
+        raise RuntimeError("out of memory")
+
+    def loss_fn(w):
+        total = jax.lax.stop_gradient(jnp.sum(w))
+        return jnp.sum(w**2) + jax.pure_callback(fail, jax.ShapeDtypeStruct((), w.dtype), total)
+
+    state = first_state(params=jnp.ones(3))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        jax.block_until_ready(step_with(loss_fn=loss_fn)(state))
+    assert state.params.is_deleted()

@@ -163,8 +163,10 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
         try:
             return step(state, *inputs)
         except (RuntimeError, ValueError) as error:
-            # JAX says "donated" where two arguments are one array, of which none is deleted yet.
-            if "donated" not in str(error) and not _some_are_deleted((state, inputs)):
+            # "deleted" may be a word of the loss function's own error, and after another error,
+            # such as too little memory, the state is deleted too.
+            is_used = "deleted" in str(error) and _some_are_deleted((state, inputs))
+            if "donated" not in str(error) and not is_used:
                 raise
             raise ValueError(
                 "an array of this state, or an input that is one of its arrays, is gone: a step "
