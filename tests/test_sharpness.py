@@ -353,9 +353,7 @@ def test_every_measure_takes_a_mesh_that_is_not_the_current_one(kinds, spec):
             "average": average_loss(*arguments, key=KEY, rho=0.5, samples=2),
             "along": loss_along(*arguments[:2], [direction], [[0.0], [1.0]], *arguments[2:]),
             "worst": worst_loss(*arguments, ascent=BALL, steps=2),
-            "worst of groups": [
-                worst_loss(*arguments, ascent=BALL, steps=2, groups=groups) for groups in (2, 4, 8)
-            ],
+            "worst of groups": worst_loss(*arguments, ascent=BALL, steps=2, groups=2),
         }
 
     found = jax.device_get(measured(split, *batch))

@@ -153,7 +153,7 @@ def test_a_command_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_random_moments_comes_to_the_same_numbers(tmp_path):
     """Twenty kills: `python tests/benchmark/kill_often.py`."""
-    kills = 3
+    kills = 2
     moments, whole, resumed = kill_often.kill_and_resume(
         tmp_path, kills=kills, epochs=10 * kills, seed=0
     )
