@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ascents import ASCENTS
 from problems import BATCH, network_loss, network_params
 
 from zsharp_jax import (
@@ -18,16 +19,8 @@ from zsharp_jax import (
     sharp_value_and_grad,
     sharpness_aware,
     zsharp,
-    zsharp_reference,
 )
 
-ASCENTS = {
-    "sam": sam,
-    "asam": asam,
-    "friendly_sam": friendly_sam,
-    "zsharp": zsharp,
-    "zsharp_reference": zsharp_reference,
-}
 MILLION = 2**20
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ascents import ASCENTS
 from problems import BATCH, moving_statistics_loss, network_loss, network_params
 
 from zsharp_jax import (
     SamInfo,
     SamState,
-    asam,
     friendly_sam,
     init_state,
     periodic_rho,
@@ -22,16 +22,8 @@ from zsharp_jax import (
     sharp_value_and_grad,
     sharpness_aware,
     zsharp,
-    zsharp_reference,
 )
 
-ASCENTS = {
-    "sam": sam,
-    "asam": asam,
-    "friendly_sam": friendly_sam,
-    "zsharp": zsharp,
-    "zsharp_reference": zsharp_reference,
-}
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1, momentum=0.9),
     "adamw": optax.adamw(1e-2, weight_decay=1e-2),

@@ -44,7 +44,7 @@ def surrogate_gap(alpha: float = 0.4) -> optax.GradientTransformationExtraArgs:
     """GSAM: also closes the gap between the loss at w + ε and the loss at w.
 
     It goes against the part of g that is orthogonal to g_s: the optimizer gets
-    g_s - alpha (g - (<g, g_s> / ||g_s||^2) g_s), and g_s where that is zero. A plain step, with
+    g_s - alpha (g - (<g, g_s> / ||g_s||^2) g_s). If g_s is zero, it gets g_s. A plain step, with
     g_s = g, stays as it is. With `groups`, both gradients are means over the groups (the authors
     take the parts of each worker before the mean).
 

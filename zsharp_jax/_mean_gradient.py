@@ -137,22 +137,22 @@ def _in_turn(
             return value_and_grad(params, *joined(part))
 
         def add(sums, part):
-            results = list(map(jnp.asarray, jax.tree.leaves(evaluate(part))))
-            others = [leaf for leaf in results if not is_averaged(leaf)]
-            averaged = [at_least_float32(leaf) for leaf in results if is_averaged(leaf)]
-            return [each + new for each, new in zip(sums, averaged, strict=True)], others
+            leaves = zip(sums, map(jnp.asarray, jax.tree.leaves(evaluate(part))), strict=True)
+            added = [
+                (total, leaf) if total is None else (total + at_least_float32(leaf), None)
+                for total, leaf in leaves
+            ]
+            return tuple(map(list, zip(*added, strict=True)))
 
         first = jax.tree.map(lambda stack: stack[0], stacks)
         likes, treedef = jax.tree.flatten(jax.eval_shape(evaluate, first))
-        zeros = [_zeros_of(like) for like in likes if is_averaged(like)]
-        sums, others = map(iter, jax.lax.scan(add, zeros, stacks))
-
-        def mean(like):
-            if not is_averaged(like):
-                return next(others)[-1]
-            return (next(sums) / microbatches).astype(like.dtype)
-
-        return jax.tree.unflatten(treedef, map(mean, likes))
+        zeros = [_zeros_of(like) if is_averaged(like) else None for like in likes]
+        sums, others = jax.lax.scan(add, zeros, stacks)
+        means = [
+            other[-1] if total is None else (total / microbatches).astype(like.dtype)
+            for like, total, other in zip(likes, sums, others, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, means)
 
     return of_batch
 

@@ -118,8 +118,9 @@ def _explain(
     if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
         raise TypeError(
             f"the {name} asks for what it is not given ({error}). The update of `sharpness_aware` "
-            "hands on every extra argument; `sam_step` passes on `value` alone, which no line "
-            "search can do with: write a loop of your own with `sharp_value_and_grad`."
+            "hands on every extra argument; `sam_step` passes on no more than `value`, "
+            "`clean_gradients` and `perturbation`, which no line search can do with: write a loop "
+            "of your own with `sharp_value_and_grad`."
         ) from error
     try:
         own = jax.eval_shape(transformation.init, params)

@@ -87,7 +87,7 @@ def sharp_value_and_grad(
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`. For a batch in parts see
-            `mean_value_and_grad`; of groups, counters and keys are those of the first.
+            `mean_value_and_grad`. With `groups`, counters and keys are those of the first group.
         groups: Into how many groups of equal size the batch is split, each with a perturbation of
             its own (m-sharpness), whatever the devices; 1: one perturbation for all. Flax's
             BatchNorm takes statistics of each group, or with `axis_name="groups"` of all groups of
@@ -96,8 +96,8 @@ def sharp_value_and_grad(
         microbatches: In how many parts the batch, or each group, is taken in both passes, see
             `mean_value_and_grad`; like `groups` it needs a loss that is a mean over examples.
         axis_name: The axis of `jax.pmap` or `jax.shard_map` that the batch is spread over, see
-            `mean_value_and_grad`. Then `groups` are those of the batch of all devices: 1, or a
-            multiple of their number, for as many on each.
+            `mean_value_and_grad`. `groups` then counts the groups of all devices: 1, or a multiple
+            of the number of devices, each of which gets equally many.
         batch_argnums: Which arguments of `loss_fn` hold the batch, see `mean_value_and_grad`.
         plain_if_zero: Whether the second pass is saved where ε is zero, by `jax.lax.cond`: the
             gradient is that at w anyway. For a rho that is 0 at times, see `periodic_rho`.
@@ -114,8 +114,8 @@ def sharp_value_and_grad(
             which a small ε would round away. `"widened"`: float32, exact, which it must accept.
             `"rounded"`: the dtype of w, for a loss function that needs it (a scan over layers,
             `jax.lax.cond`, `jax.lax.conv`). Each entry then goes up or down to a neighbour at
-            random, so that ε arrives on average, with noise across it. The randomness comes from
-            ||g||, so a resumed run repeats it.
+            random, so that ε arrives on average, with noise orthogonal to it. The randomness comes
+            from ||g||, so a resumed run repeats it.
 
     Returns:
         A function `ascend(params, ascent_state, *inputs)` that returns `(value, sharp_gradients),

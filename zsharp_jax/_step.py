@@ -155,9 +155,9 @@ def sam_step(
             state is that of `init_state(..., one_pass=True)`, and the optimizer gets the loss at
             w + ε as `value`.
         narrow_weights: In which dtype the loss function gets w + ε if w is bfloat16 or float16.
-        skip_nonfinite: Whether a step in which a loss, an entry of a gradient, ||g|| or ||ε|| is
-            not finite (norms overflow from entries of about 1e19 in float32) leaves the state as it
-            was, but for `skips`. What the loss function returned as aux is handed on all the same:
+        skip_nonfinite: If true, a step leaves the state as it was, except `skips`, when a loss, an
+            entry of a gradient, ||g|| or ||ε|| is not finite. (Norms overflow from entries of about
+            1e19 in float32.) What the loss function returned as aux is handed on all the same:
             keep the old statistics where `info.skips.in_a_row > 0`.
         max_consecutive_skips: After so many skips in a row a call raises. It does so one or two
             steps late, so that the device need not wait. Give each call the state that the last

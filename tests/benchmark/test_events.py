@@ -109,7 +109,7 @@ def test_without_tensorboard_the_extra_is_named(tmp_path, monkeypatch, capsys):
     assert exit_code(*OPTIONS, "--out", out, "--tensorboard", tmp_path / "events") == 2
     assert capsys.readouterr().err.splitlines() == [
         "zsharp-bench: error: --tensorboard needs TensorBoard: "
-        'pip install "zsharp-jax[tensorboard]"'
+        'pip install -e ".[tensorboard]" in a clone'
     ]
     assert not list(tmp_path.iterdir())
 

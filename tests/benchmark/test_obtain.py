@@ -108,7 +108,7 @@ def test_without_tensorflow_datasets_the_extra_is_named(official, data_dir):
     with pytest.raises(RequestError) as refused:
         obtain.obtain(source, Origin(data_dir))
     assert str(refused.value) == (
-        'tensorflow-datasets is missing: pip install "zsharp-jax[data]", or pass --archive '
+        'tensorflow-datasets is missing: pip install -e ".[data]" in a clone, or pass --archive '
         f"cifar-10-binary.tar.gz, which is found at {source.url}"
     )
 

@@ -75,7 +75,7 @@ def test_without_network_or_without_the_extra_one_line_says_what_to_do(
     has_tensorflow_datasets = obtain.has_tensorflow_datasets()
     monkeypatch.setattr(obtain, "EXTRA", ("no_such_package",))
     code, _, (line,) = run(capsys, *options)
-    assert code == 2 and 'pip install "zsharp-jax[data]"' in line
+    assert code == 2 and 'pip install -e ".[data]" in a clone' in line
     if has_tensorflow_datasets:
         monkeypatch.setattr(obtain, "EXTRA", ())
         code, _, errors = run(capsys, *options)

@@ -45,13 +45,13 @@ def zscore_filter(
         stacked: How many leading axes of a leaf stack layers, as the parameters of a scan over
             layers do: 0 for none. An integer, a tree of integers like the parameters or the top of
             one, or a function from the gradients (structure, names and shapes) to such a tree.
-        filtered: Which leaves are filtered, True or False in place of the integers. None: those
+        filtered: Which leaves are filtered: as `stacked`, with bools for the integers. None: those
             with `min_ndim` axes or more beside the stacked ones.
 
     Returns:
         A stateless transformation. It preserves structure, dtype and sharding. Means and
-        deviations are taken in float32 at least. A layer with a NaN passes whole, NaN and all.
-        Entries below the smallest normal number may count as 0.
+        deviations are taken in float32 at least. A layer with a NaN passes unfiltered, NaN
+        included. Entries below the smallest normal number may count as 0.
 
     Raises:
         ValueError: If an argument is out of range, or, on update, if a tree does not fit the

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from zsharp_jax.benchmark.commands import parser
-from zsharp_jax.benchmark.errors import INSTALL, OutputError, RequestError
+from zsharp_jax.benchmark.errors import OutputError, RequestError, to_install
 from zsharp_jax.benchmark.training import interrupts
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _say(str(error))
         _exit(2)
     except ModuleNotFoundError as error:
-        _say(f"{str(error.name).split('.')[0]} is missing: {INSTALL}")
+        _say(f"{str(error.name).split('.')[0]} is missing: {to_install('bench')}")
         _exit(2)
     except BrokenPipeError:  # whoever read the output has gone, and the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-INSTALL = 'pip install -e ".[bench]" in a clone, or pip install "zsharp-jax[bench]"'
-
 
 class RequestError(Exception):
     """A request that cannot be met, said in one line; the command exits with 2."""
@@ -12,6 +10,11 @@ class RequestError(Exception):
 
 class OutputError(Exception):
     """A result that cannot be written, said in one line; the command exits with 1."""
+
+
+def to_install(extra: str) -> str:
+    """What installs an extra."""
+    return f'pip install -e ".[{extra}]" in a clone'
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def worst_loss(
     For `sam(rho)` the ball holds all ε with ||ε|| <= rho; for `asam(rho)` it is stretched along the
     weights; `zsharp(rho)` searches along the entries that its filter keeps.
 
-    The search goes in straight lines from where it is towards the ascent's perturbation for the
+    Each step goes straight from the current point towards the ascent's perturbation for the
     gradient there (Frank-Wolfe's method). So it stays within the ball without any projection. Its
     first step finds the loss at w + ε of a training step. A step costs one gradient, and three
     copies of the parameters in float32 are kept.

@@ -16,7 +16,7 @@ from zsharp_jax.benchmark.commands import (
     study,
     train,
 )
-from zsharp_jax.benchmark.errors import INSTALL, RequestError
+from zsharp_jax.benchmark.errors import RequestError, to_install
 
 PROGRAM = "zsharp-bench"
 _EXTRA = ("flax", "matplotlib", "orbax", "rich", "sklearn")  # packages of bench
@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Trains sharpness-aware methods and compares them.",
-        epilog=f"Not installed: {', '.join(missing)}. To install: {INSTALL}" if missing else None,
+        epilog=f"Not installed: {', '.join(missing)}. To install: {to_install('bench')}"
+        if missing
+        else None,
     )
     parser.add_argument(
         "--version", action="version", version=importlib.metadata.version("zsharp-jax")

@@ -76,7 +76,7 @@ def fetch(source: Source, data_dir: pathlib.Path, verify: bool, timeout: float) 
             examine(part, source, verify)
         except RequestError:
             raise RequestError(
-                f"what {source.url} gives is not the official archive: its sha256 is another"
+                f"what {source.url} gives is not the official archive: its sha256 differs"
             ) from None
         path = part.replace(folder / source.archive_name)
     return examine(path, source, verify)

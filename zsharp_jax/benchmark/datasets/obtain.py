@@ -16,7 +16,7 @@ from zsharp_jax.benchmark.datasets.archive import Archive
 from zsharp_jax.benchmark.datasets.cache import Cache, Provenance
 from zsharp_jax.benchmark.datasets.catalog import TIMEOUT, Source
 from zsharp_jax.benchmark.datasets.contents import Contents, Images
-from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.errors import RequestError, to_install
 
 if TYPE_CHECKING:
     from zsharp_jax.benchmark.datasets.prepared import Prepared
@@ -163,7 +163,7 @@ def _find_archive(source: Source, origin: Origin) -> Archive:
     try:
         if not has_tensorflow_datasets():
             raise RequestError(
-                'tensorflow-datasets is missing: pip install "zsharp-jax[data]", or pass '
+                f"tensorflow-datasets is missing: {to_install('data')}, or pass "
                 f"--archive {source.archive_name}, which is found at {source.url}"
             )
         return archives.fetch(source, origin.folder(), origin.verify, origin.timeout)

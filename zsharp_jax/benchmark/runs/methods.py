@@ -1,4 +1,4 @@
-"""The methods that are compared: an entry in `METHODS` is all that a new one needs.
+"""The methods that are compared. A new one needs an entry in `METHODS`, and a look (`looks.py`).
 
 Beside the paper's there are those that take its two claims apart. The authors' code filters each
 tensor and brings it to rho by itself, so its perturbation is sqrt(K) times as long as SAM's for K

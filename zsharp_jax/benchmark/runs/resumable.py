@@ -73,7 +73,7 @@ def _name_with(settings: Settings, found: dict[str, Any], data_sha256: str) -> s
 
 def _no_extension(settings: Settings) -> str:
     if reason := METHODS[settings.method].depends_on_length:
-        return f"{settings.method} {reason}, so a run of another length is another run"
+        return f"{settings.method} {reason}, so it cannot be extended to another length"
     return "it kept no checkpoint, as --checkpoint-every was not given"
 
 

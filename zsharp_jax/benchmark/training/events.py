@@ -5,7 +5,7 @@ import pathlib
 import time
 from typing import Any
 
-from zsharp_jax.benchmark.errors import RequestError
+from zsharp_jax.benchmark.errors import RequestError, to_install
 from zsharp_jax.benchmark.runs.outcome import Outcome
 
 
@@ -16,7 +16,7 @@ def check_installed() -> None:
         RequestError: If it is missing.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise RequestError('--tensorboard needs TensorBoard: pip install "zsharp-jax[tensorboard]"')
+        raise RequestError(f"--tensorboard needs TensorBoard: {to_install('tensorboard')}")
 
 
 class EventFile:
