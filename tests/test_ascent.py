@@ -97,7 +97,15 @@ def test_a_mean_that_is_nan_stays_visible():
     assert np.isnan(oracles.norm(found.values()))
 
 
-@pytest.mark.parametrize("make, delta", [(sam, 1e-8), (zsharp_reference, 1e-12)])
+@pytest.mark.parametrize(
+    "make, delta",
+    [
+        (sam, 1e-8),
+        (zsharp, 1e-8),
+        (functools.partial(unified_sam, mix=1.0), 1e-8),
+        (zsharp_reference, 1e-12),
+    ],
+)
 def test_delta_is_that_of_its_source(make, delta):
     gradients = {"kernel": jnp.zeros((10, 10)).at[0, 0].set(delta)}
     found = perturbation(make(1.0), gradients)
@@ -300,6 +308,12 @@ def test_unified_sam_is_the_papers_formula_and_sam_where_all_is_normalised():
     chex.assert_trees_all_close(found, expected, rtol=1e-5)
     found = perturbation(unified_sam(0.5, mix=1), GRADIENTS)
     chex.assert_trees_all_equal(found, perturbation(sam(0.5), GRADIENTS))
+
+
+def test_a_mix_beyond_1_counts_as_1():
+    """It would go downhill where the gradient is large."""
+    found = perturbation(unified_sam(0.5, mix=lambda count: 3.0), GRADIENTS)
+    chex.assert_trees_all_equal(found, perturbation(unified_sam(0.5, mix=1.0), GRADIENTS))
 
 
 def test_a_schedule_of_the_mix():

@@ -172,6 +172,7 @@ def test_zero_gradients_are_finite_and_dtypes_stay(name, dtype):
         chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
         state = after
     if name == "surrogate_gap":
+        np.testing.assert_array_equal(update(zero, one, one, state)[0], zero)
         updates, _ = update(one, other, one, state)
         s, g = np.complex64(one), np.complex64(other)
         expected = s - 0.4 * (g - np.vdot(s, g).real / np.vdot(s, s).real * s)
@@ -303,6 +304,13 @@ def test_without_the_gradient_at_w_it_says_who_passes_it(name):
             LINKS[name](bad)
     with pytest.raises(TypeError, match="must be a number, got the string"):
         LINKS[name]("0.4")
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_shapes_in_place_of_parameters(name):
+    shape = jax.ShapeDtypeStruct(W.shape, jnp.bfloat16)
+    found, expected = (LINKS[name]().init(like) for like in (shape, W.astype(jnp.bfloat16)))
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_a_bad_batch_does_not_spoil_what_look_back_keeps():

@@ -236,6 +236,49 @@ def test_a_bad_batch_does_not_spoil_what_an_ascent_keeps(kept):
     chex.assert_trees_all_equal(spared, kept(guarded, friendly_sam(0.1), [BATCH, BATCH]))
 
 
+def test_a_norm_that_overflows_does_not_spoil_what_an_ascent_keeps():
+    """Every entry is finite. ||g|| is not, so ε is 0."""
+
+    def loss_fn(w, slopes):
+        return jnp.sum(slopes * w)
+
+    ascent, w = friendly_sam(0.05), jnp.ones(3)
+    ascend, tx = sharp_value_and_grad(loss_fn, ascent), sharpness_aware(optax.sgd(0.1), ascent)
+    ascent_state, state = ascent.init(w), tx.init(w)
+    for slopes in (jnp.array([1.0, 2.0, 3.0]), jnp.full(3, 1e30), jnp.array([1.0, 2.0, 3.5])):
+        grad_fn = functools.partial(jax.grad(loss_fn), slopes=slopes)
+        _, ascent_state, info = ascend(w, ascent_state, slopes)
+        _, state = tx.update(slopes, state, w, grad_fn=grad_fn)
+    norms = [info.perturbation_norm, state.perturbation_norm]
+    np.testing.assert_allclose(norms, 0.05, rtol=1e-5)
+
+
+def test_a_state_can_be_donated_to_a_scan_over_steps():
+    tx = sharpness_aware(optax.sgd(0.1), sam(0.05))
+
+    def step(carry, batch):
+        params, state = carry
+        grad_fn = functools.partial(gradients_at, batch=batch)
+        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        return (optax.apply_updates(params, updates), state), None
+
+    epoch = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches), donate_argnums=0)
+    params = jax.tree.map(jnp.array, network_params())
+    batches = jax.tree.map(lambda array: jnp.stack([array] * 3), BATCH)
+    (_, state), _ = epoch((params, tx.init(params)), batches)
+    np.testing.assert_allclose(state.perturbation_norm, 0.05, rtol=1e-5)
+
+
+def test_committed_parameters_compile_one_update(compilations):
+    tx = sharpness_aware(optax.adam(0.1), sam(0.05))
+    params = jax.device_put(network_params(), jax.devices()[0])
+    state, update = tx.init(params), jax.jit(functools.partial(tx.update, grad_fn=gradients_at))
+    _, state = update(gradients_at(params), state, params)
+    before = len(compilations)
+    update(gradients_at(params), state, params)
+    assert len(compilations) == before
+
+
 def test_the_filter_serves_optaxs_own_sam():
     ascent = optax.chain(zscore_filter(0.5), optax.contrib.normalize(), optax.sgd(0.1))
     theirs = optax.contrib.sam(optax.sgd(0.1), ascent, opaque_mode=True)

@@ -84,6 +84,14 @@ def test_a_loss_that_needs_narrow_weights_is_told_the_choice_and_trains_with_it(
         sam_step(layers_in_a_scan, optimizer, ascent, narrow_weights="float32")
 
 
+def test_an_error_that_has_nothing_to_do_with_narrow_weights_comes_through():
+    params, optimizer, ascent = narrow_params(jnp.bfloat16), optax.sgd(0.1), sam(0.05)
+    state = init_state(params, optimizer, ascent, one_pass=True)
+    step = sam_step(network_loss, optimizer, ascent, one_pass=True, microbatches=3)
+    with pytest.raises(ValueError, match="`microbatches` must divide the batch"):
+        step(state, *BATCH)
+
+
 def test_a_step_through_a_zero_gradient_can_be_differentiated():
     """A padded task has a weight of 0."""
 

@@ -96,6 +96,10 @@ MASKED_AT_THE_END = {
     ),
     "optimizer": (optax.chain(optax.clip(9.0), optax.masked(optax.adam(0.1), MIDDLE)), ASCENT),
     "rate": (optax.chain(optax.scale_by_adam(), optax.masked(optax.scale(-0.1), MIDDLE)), ASCENT),
+    "named": (
+        OPTIMIZER,
+        optax.named_chain(("clip", optax.clip(9.0)), ("sam", optax.masked(sam(0.05), MIDDLE))),
+    ),
 }
 
 
@@ -119,7 +123,8 @@ LINKS = [surrogate_gap(), mix_gradients(), look_back()]
 
 @pytest.mark.parametrize("link", LINKS, ids=["gap", "mix", "look_back"])
 def test_a_link_at_the_end_is_refused(link):
-    for optimizer in (link, optax.chain(optax.adamw(1e-3), link)):
+    named = optax.named_chain(("adamw", optax.adamw(1e-3)), ("link", link))
+    for optimizer in (link, optax.chain(optax.adamw(1e-3), link), named):
         with pytest.raises(ValueError, match="put the link in front"):
             first_state(optimizer)
 

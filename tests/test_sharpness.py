@@ -409,6 +409,19 @@ def test_directions_that_do_not_fit_are_named():
         loss_along(jnp.sum, params, params, [[0.0]])
     with pytest.raises(TypeError, match="`directions` must hold real numbers, got complex64"):
         loss_along(jnp.sum, params, [{"w": jnp.ones((2, 2), complex)}], [[0.0]])
+    with pytest.raises(TypeError, match="`coefficients` must hold real numbers, got complex64"):
+        loss_along(jnp.sum, params, [params], [[1.0j]])
+    with pytest.raises(ValueError, match="`directions` must hold at least one tree"):
+        loss_along(jnp.sum, params, [], jnp.zeros((5, 0)))
+
+
+def test_arguments_in_the_wrong_place_are_named():
+    with pytest.raises(TypeError, match=r"`loss_fn` must be a function .* got a `int`"):
+        hessian_spectrum(3, LAYER, *BATCH, key=KEY)
+    with pytest.raises(TypeError, match="`has_aux` must be True or False, got a `str`"):
+        hessian_trace(layer_loss, LAYER, *BATCH, key=KEY, has_aux="no")
+    with pytest.raises(TypeError, match="`eigenvectors` must be True or False, got a `str`"):
+        hessian_spectrum(layer_loss, LAYER, *BATCH, key=KEY, eigenvectors="no")
 
 
 def test_a_batch_that_is_no_argument_is_named():

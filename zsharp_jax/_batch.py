@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 PyTree = Any  # of arrays
 
-# The inputs that hold the batch, each leaf of shape (parts, examples in a part, ...), and what
-# makes all inputs of the loss function of those of one part.
+# The inputs that hold the batch, each leaf of shape (parts, examples in a part, ...), and what puts
+# the share of one part back among all inputs of the loss function.
 Parts = tuple[list[PyTree], Callable[[Sequence[PyTree]], list[PyTree]]]
 
 
@@ -22,8 +22,9 @@ def in_groups(
 ) -> Parts:
     """Neighbours together, so that of a batch spread over as many devices each holds a group.
 
-    Not so where groups are taken in turn, nor where explicit axes of the batch split the parameters
-    too, for each group has perturbed ones of its own: then each device holds some of each group.
+    Two exceptions: groups that are taken one after the other, and explicit axes that split both the
+    batch and the parameters. There each device holds some examples of every group, because each
+    group has perturbed parameters of its own.
     """
     taken = set().union(*map(_explicit_axes, jax.tree.leaves(params)))
 
@@ -89,10 +90,11 @@ def _taken_apart(
 
 
 def _split_first_axis(leaf: jax.Array, sizes: tuple[int, int], onto: Sequence[int]) -> jax.Array:
-    """The first axis as two. What it is spread over goes `onto` the first of these that it fits.
+    """Splits the first axis into two of these sizes.
 
-    Automatic axes go by themselves; explicit ones (JAX's default) have to be told. Where none fits,
-    each device gets the whole.
+    What it was spread over goes to the first axis in `onto` whose size the number of devices
+    divides. If there is none, each device gets the whole. Automatic axes go by themselves; explicit
+    ones (JAX's default) have to be told.
     """
     shape = (*sizes, *leaf.shape[1:])
     if not _explicit_axes(leaf, 0):

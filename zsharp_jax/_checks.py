@@ -32,7 +32,7 @@ def checked_min_ndim(min_ndim: int) -> int:
 def checked_count(name: str, value: int, least: int = 1) -> int:
     """Returns `value` if it is a Python integer of at least `least`, else raises."""
     _refuse_text(name, value)
-    if not _is_integer(value) or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
     return int(value)
 
@@ -51,16 +51,14 @@ def checked_argnums(name: str, argnums: int | Sequence[int] | None) -> tuple[int
     if argnums is None:
         return None
     each = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
-    if not all(map(_is_integer, each)):
+    if not all(map(is_integer, each)):
         raise ValueError(f"`{name}` must be an integer or a sequence of integers, got {argnums!r}.")
     return tuple(map(int, each))
 
 
 def checked_rho(rho: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     """Returns `rho` if it is a schedule, a traced number or a finite number of at least 0."""
-    if callable(rho) or isinstance(rho, Tracer):
-        return rho
-    return checked_nonnegative("rho", rho)
+    return rho if callable(rho) else checked_nonnegative("rho", rho)
 
 
 def checked_nonnegative(name: str, value: Any) -> Any:
@@ -168,7 +166,7 @@ def _refuse_array(name: str, value: Any) -> None:
         )
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 

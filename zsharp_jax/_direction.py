@@ -35,14 +35,17 @@ def goes(side: int, transformation: Any, params: optax.Params) -> bool:
 
 
 def some_leaf_goes(side: int, transformation: Any, params: optax.Params) -> bool:
-    """Whether that of some leaf does, of all leaves."""
+    """Whether the first update that is not zero of at least one leaf lies on this side.
+
+    The trial takes all leaves.
+    """
     return _holds(lambda pairs: side in {_side(*pair) for pair in pairs}, transformation, params)
 
 
 def hands_on(transformation: Any, params: optax.Params) -> bool:
-    """Whether the first update of some leaf is its gradient, but for entries that are zero.
+    """Whether the first update of some leaf is its gradient, except for entries that are zero.
 
-    Not if that is so of all leaves but those whose update is zero, for then these are frozen.
+    No if some leaves do not move and all others are handed on: the first are then frozen.
     """
 
     def some_are_raw(pairs: _Pairs) -> bool:
@@ -106,7 +109,7 @@ def _small(leaf: Any) -> np.ndarray:
 
 
 def _ramp(leaf: np.ndarray) -> np.ndarray:
-    # Not even, so that one entry lies farther from the mean than all others, and is never filtered.
+    # Unevenly spaced: one entry is farther from the mean than all others, so a filter keeps it.
     ramp = (np.arange(1, leaf.size + 1) / leaf.size) ** 2
     return ramp.reshape(leaf.shape).astype(leaf.dtype)
 

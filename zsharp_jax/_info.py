@@ -11,10 +11,10 @@ class SamInfo(NamedTuple):
     With `groups`, losses and norms are means over the groups.
 
     Attributes:
-        loss: The clean loss, at w. None with `one_pass`, which does not evaluate it.
-        sharp_loss: The loss at w + ε on the same inputs.
-        gradient_norm: ||g||, the L2 norm of the gradient at w over all parameters, in float32 at
-            least. None with `one_pass`.
+        loss: The clean loss, at w, a scalar. None with `one_pass`, which does not evaluate it.
+        sharp_loss: The loss at w + ε on the same inputs, a scalar.
+        gradient_norm: ||g||, the L2 norm of the gradient at w over all parameters, a scalar in
+            float32 at least. None with `one_pass`.
         perturbation_norm: ||ε||, the L2 norm of the perturbation over all parameters, likewise.
         aux: What the loss function returned beside the loss at w, or at w + ε with `one_pass`;
             None without `has_aux`.

@@ -17,7 +17,7 @@ import optax
 
 from zsharp_jax._checks import checked_nonnegative, scheduled
 from zsharp_jax._norm import tree_norm
-from zsharp_jax._precision import at_least_float32
+from zsharp_jax._precision import at_least_float32, wide_zeros
 
 
 class LinkState(NamedTuple):
@@ -153,8 +153,7 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
     checked_nonnegative("alpha", alpha)
 
     def init_fn(params):
-        zeros = optax.tree.zeros_like(jax.tree.map(at_least_float32, params))
-        return LookBackState(zeros)
+        return LookBackState(wide_zeros(params))
 
     def update_fn(
         updates, state, params=None, *, clean_gradients=None, perturbation=None, **extra_args

@@ -1,22 +1,23 @@
 """Arguments that say something of every leaf: one value, a tree of values, or a function to one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.tree_util import KeyPath, keystr
 
-
-def counts_of_leaves(name: str, said: Any, tree: Any) -> list[int]:
-    """For each leaf of `tree` an integer of at least 0."""
-    found = _of_leaves(name, said, tree, "integers of at least 0", _is_count)
-    return [int(value) for value in found]
+from zsharp_jax._checks import is_integer
 
 
-def bools_of_leaves(name: str, said: Any, tree: Any) -> list[bool]:
-    """For each leaf of `tree` True or False."""
-    return [bool(value) for value in _of_leaves(name, said, tree, "bools", _is_bool)]
+def counts_of_leaves(name: str, said: Any, tree: Any) -> Any:
+    """For each leaf of `tree` an integer of at least 0, in a tree like it."""
+    return jax.tree.map(int, _of_leaves(name, said, tree, "integers of at least 0", _is_count))
+
+
+def bools_of_leaves(name: str, said: Any, tree: Any) -> Any:
+    """For each leaf of `tree` True or False, in a tree like it."""
+    return jax.tree.map(bool, _of_leaves(name, said, tree, "bools", _is_bool))
 
 
 def check_bools(name: str, said: Any) -> None:
@@ -25,11 +26,12 @@ def check_bools(name: str, said: Any) -> None:
         _values_by_path(name, said, "bools", _is_bool)
 
 
-def stacked_of_leaves(stacked: Any, tree: Any) -> list[int]:
-    """For each leaf how many of its axes stack layers."""
+def stacked_of_leaves(stacked: Any, tree: Any) -> Any:
+    """For each leaf how many of its axes stack layers, in a tree like it."""
     # None is 0. (`optax.inject_hyperparams` makes arrays of numbers, defaults too.)
     counts = counts_of_leaves("stacked", 0 if stacked is None else stacked, tree)
-    for (path, leaf), count in zip(jax.tree_util.tree_leaves_with_path(tree), counts, strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), count in zip(leaves, jax.tree.leaves(counts), strict=True):
         if count > leaf.ndim:
             raise ValueError(
                 f"`stacked` must be at most the number of axes of a leaf, got {count} for the leaf"
@@ -39,17 +41,14 @@ def stacked_of_leaves(stacked: Any, tree: Any) -> list[int]:
     return counts
 
 
-def chosen_leaves(filtered: Any, tree: Any, stacked: Sequence[int], min_ndim: int) -> list[bool]:
+def chosen_leaves(filtered: Any, tree: Any, stacked: Any, min_ndim: int) -> Any:
     """Which leaves are filtered: those named, or those with `min_ndim` axes that stack nothing."""
     if filtered is not None:
         return bools_of_leaves("filtered", filtered, tree)
-    leaves = jax.tree.leaves(tree)
-    return [leaf.ndim - count >= min_ndim for leaf, count in zip(leaves, stacked, strict=True)]
+    return jax.tree.map(lambda leaf, count: leaf.ndim - count >= min_ndim, tree, stacked)
 
 
-def _of_leaves(
-    name: str, said: Any, tree: Any, kind: str, is_right: Callable[[Any], bool]
-) -> list[Any]:
+def _of_leaves(name: str, said: Any, tree: Any, kind: str, is_right: Callable[[Any], bool]) -> Any:
     """What is said of each leaf: by its own path, or by the path of a node that it is in."""
     if _is_function(said):
         said = said(tree)
@@ -77,7 +76,7 @@ def _of_leaves(
             f"{rule}. It names {keystr(unknown[0])}, which the parameters do not have: take the "
             "names of `jax.tree_util.tree_leaves_with_path(params)`."
         )
-    return found
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
 def _is_function(said: Any) -> bool:
@@ -111,8 +110,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_integer and int(value) >= 0
+    return is_integer(value) and value >= 0
 
 
 def _at(path: KeyPath) -> str:

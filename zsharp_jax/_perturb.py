@@ -68,6 +68,7 @@ def at_perturbed(
         narrow = sorted({str(leaf.dtype) for leaf in _narrow_leaves(params)})
         if not narrow:
             raise
+        jax.eval_shape(function, params)  # raises what is wrong at w too, which is another fault
         raise TypeError(
             f"the loss function failed at w + ε, where {' and '.join(narrow)} weights come as "
             "float32, so that a small ε is not rounded away. Where it needs the dtype of the "
@@ -75,7 +76,7 @@ def at_perturbed(
         ) from error
 
 
-def plain_where_zero(norm: jax.Array, plain: T, sharp_pass: Callable[..., T], *arguments: Any) -> T:
+def plain_where_zero(norm: jax.Array, plain: T, sharp_pass: Callable[[], T]) -> T:
     """The result at w where ||ε|| is zero (in all groups), else that of the second pass."""
     likes = jax.eval_shape(sharp_pass)  # a narrow loss is wider at w + ε
 
@@ -100,7 +101,7 @@ def _rounded_at_random(
 ) -> optax.Params:
     """Up or down to the dtype of the parameters, so that the mean is what was rounded."""
     # A run that is resumed rounds as before. Without the last bits of the norm it does so on
-    # another number of devices, too.
+    # another number of devices too, except in about one step of 250.
     bits = jax.lax.bitcast_convert_type(tree_norm(gradients).astype(jnp.float32), jnp.uint32)
     leaves, treedef = jax.tree.flatten(wide)
     keys = jax.random.split(jax.random.key(bits >> 8), len(leaves))

@@ -1,5 +1,7 @@
 """Statistics and norms are taken in float32 at least, whatever the dtype of a gradient."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -21,3 +23,12 @@ def widest(*arrays: jax.Array) -> jnp.dtype:
     """The widest real dtype of arrays, float32 at least."""
     real = [jnp.finfo(at_least_float32_dtype(array.dtype)).dtype for array in arrays]
     return max(real, key=lambda dtype: dtype.itemsize)
+
+
+def wide_zeros(tree: Any) -> Any:
+    """Zeros in float32 at least, like arrays, numbers or shapes."""
+
+    def zeros(leaf):
+        return jnp.zeros_like(leaf, dtype=at_least_float32_dtype(jnp.result_type(leaf)))
+
+    return jax.tree.map(zeros, tree)

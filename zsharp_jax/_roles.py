@@ -93,8 +93,8 @@ def _abstract_state(transformation: Any, params: optax.Params) -> Any:
 
 def _last_link(state: optax.OptState) -> Any:
     """The state of the last transformation of a chain, which may end in a chain."""
-    while type(state) is tuple and state:
-        state = state[-1]
+    while state and (type(state) is tuple or isinstance(state, dict)):
+        state = list(state.values())[-1] if isinstance(state, dict) else state[-1]
     return state
 
 

@@ -222,7 +222,9 @@ def sharp_value_and_grad(
         refuse_state_of_one_pass(ascent_state)
         result, next_state, info = of_the_batch(params, ascent_state, *inputs)
         # A mean is finite where all are, so that all groups and devices keep the same state.
-        return result, state_if_finite(next_state, ascent_state, info.perturbation_norm), info
+        # (Where squares overflow, ||g|| is infinite and ε is 0.)
+        norms = info.gradient_norm + info.perturbation_norm
+        return result, state_if_finite(next_state, ascent_state, norms), info
 
     if one_pass:
         in_one_pass = at_old_perturbation(

@@ -23,6 +23,7 @@ from zsharp_jax._perturb import (
     plain_where_zero,
     state_if_finite,
 )
+from zsharp_jax._placement import placed_beside
 from zsharp_jax._refusals import check_params, refuse_accumulated_links, updated
 from zsharp_jax._roles import check_ascent, check_optimizer
 from zsharp_jax._trees import first_difference
@@ -114,9 +115,11 @@ def sharpness_aware(
         check_params(params)
         check_optimizer(optimizer, params)
         check_ascent(ascent, params)
-        zero = jnp.zeros([], jax.eval_shape(tree_norm, params).dtype)
+        dtype = jax.eval_shape(tree_norm, params).dtype
+        norms = [jnp.zeros([], dtype) for _ in range(2)]  # one array twice could not be donated
         loss = jnp.zeros([], float) if has_value else None
-        return SharpnessAwareState(descent.init(params), ascent.init(params), zero, zero, loss)
+        state = SharpnessAwareState(descent.init(params), ascent.init(params), *norms, loss)
+        return placed_beside(params, state)
 
     def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
         if params is None or grad_fn is None:
@@ -135,8 +138,8 @@ def sharpness_aware(
             )
         refuse_accumulated_links(state.opt_state)
         perturbation, ascent_state = perturbation_of(ascent, updates, state.ascent_state, params)
-        norm = tree_norm(perturbation)
-        ascent_state = state_if_finite(ascent_state, state.ascent_state, norm)
+        gradient_norm, norm = tree_norm(updates), tree_norm(perturbation)
+        ascent_state = state_if_finite(ascent_state, state.ascent_state, gradient_norm + norm)
 
         def sharp_pass():
             result = at_perturbed(grad_fn, params, perturbation, updates, narrow_weights)
@@ -161,7 +164,7 @@ def sharpness_aware(
             **extra_args,
         )
         norms = optax.tree.cast_like(
-            (tree_norm(updates), norm), (state.gradient_norm, state.perturbation_norm)
+            (gradient_norm, norm), (state.gradient_norm, state.perturbation_norm)
         )
         return descended, SharpnessAwareState(opt_state, ascent_state, *norms, sharp_loss)
 

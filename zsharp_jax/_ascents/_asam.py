@@ -63,8 +63,7 @@ def _times_weights(eta: float, adaptive: Any) -> optax.GradientTransformation:
                 "`asam` measures in units of the weights and needs `params`: "
                 "call `update(gradients, state, params)`."
             )
-        chosen = bools_of_leaves("adaptive", _no_bias if adaptive is None else adaptive, params)
-        adapts = jax.tree.unflatten(jax.tree.structure(params), chosen)
+        adapts = bools_of_leaves("adaptive", _no_bias if adaptive is None else adaptive, params)
 
         def one_leaf(gradient, weight, adapts):
             if not adapts:

@@ -37,13 +37,11 @@ def masked_ascent(
         >>> print(perturbation["frozen"], perturbation["head"])
         [0.] [0. 1.]
     """
-
     check_is_ascent(ascent)
     check_bools("mask", mask)
 
     def labels(params):
         chosen = bools_of_leaves("mask", mask, params)
-        named = ["perturbed" if each else "kept" for each in chosen]
-        return jax.tree.unflatten(jax.tree.structure(params), named)
+        return jax.tree.map(lambda each: "perturbed" if each else "kept", chosen)
 
     return optax.partition({"perturbed": ascent, "kept": optax.set_to_zero()}, labels)

@@ -1,6 +1,6 @@
 """Ascents that look at gradients of earlier steps too."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 
 from zsharp_jax._ascents._scale import in_float32, next_ascent, scale_to_norm
 from zsharp_jax._checks import checked_nonnegative, checked_share
-from zsharp_jax._precision import at_least_float32_dtype
+from zsharp_jax._precision import wide_zeros
 
 
 class SubtractRunningMeanState(NamedTuple):
@@ -106,7 +106,7 @@ def vasso(rho: optax.ScalarOrSchedule, theta: float = 0.9) -> optax.GradientTran
 
 def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransformation:
     def init_fn(params):
-        return SubtractRunningMeanState(jnp.zeros([], jnp.int32), _wide_zeros(params))
+        return SubtractRunningMeanState(jnp.zeros([], jnp.int32), wide_zeros(params))
 
     def update_fn(updates, state, params=None):
         del params
@@ -127,7 +127,7 @@ def _subtract_running_mean(sigma: float, decay: float) -> optax.GradientTransfor
 
 def _running_mean(theta: float) -> optax.GradientTransformation:
     def init_fn(params):
-        return RunningMeanState(jnp.zeros([], jnp.int32), _wide_zeros(params))
+        return RunningMeanState(jnp.zeros([], jnp.int32), wide_zeros(params))
 
     def update_fn(updates, state, params=None):
         del params
@@ -148,12 +148,3 @@ def _mixed(share: float, one: jax.Array, other: jax.Array) -> jax.Array:
     dtype = max(one.dtype, other.dtype, key=lambda each: each.itemsize)
     part = jnp.asarray(share, dtype)
     return part * one.astype(dtype) + (1 - part) * other.astype(dtype)
-
-
-def _wide_zeros(params: optax.Params) -> Any:
-    """Zeros in float32 at least, like arrays, numbers or shapes."""
-
-    def zeros(leaf):
-        return jnp.zeros_like(leaf, dtype=at_least_float32_dtype(jnp.result_type(leaf)))
-
-    return jax.tree.map(zeros, params)

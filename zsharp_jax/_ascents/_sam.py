@@ -50,7 +50,8 @@ def unified_sam(
     Args:
         rho: The scale of the perturbation, and its length where mix is 1; at least 0, or a
             schedule, which gets the number of ascents taken so far.
-        mix: How much of the perturbation is normalised, in [0, 1], or such a schedule.
+        mix: How much of the perturbation is normalised, in [0, 1], or such a schedule, whose values
+            beyond 0 and 1 count as these.
 
     Returns:
         A transformation from the gradient at w to the perturbation, in the dtype of the gradient.
@@ -73,7 +74,8 @@ def unified_sam(
         checked_share("mix", mix)
 
     def direction(gradients, ascents):
-        share, norm = scheduled("mix", mix, ascents), tree_norm(gradients)
+        share = jnp.clip(scheduled("mix", mix, ascents), 0, 1)
+        norm = tree_norm(gradients)
 
         def one_leaf(gradient):
             wide = at_least_float32(gradient)

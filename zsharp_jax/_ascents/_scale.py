@@ -68,7 +68,7 @@ def scale_to_norm(
     def direction(gradients, ascents):
         del ascents
         if scope == "layer":
-            counts = tree_of_stacked(stacked, gradients)
+            counts = stacked_of_leaves(stacked, gradients)
             return jax.tree.map(
                 lambda leaf, count: over_norm(leaf, layer_norm(leaf, count), delta),
                 gradients,
@@ -78,12 +78,6 @@ def scale_to_norm(
         return jax.tree.map(lambda leaf: over_norm(leaf, norm, delta), gradients)
 
     return rho_times(rho, direction)
-
-
-def tree_of_stacked(stacked: Any, gradients: optax.Updates) -> Any:
-    """How many axes of each leaf stack layers, in a tree like the gradients."""
-    counts = stacked_of_leaves(stacked, gradients)
-    return jax.tree.unflatten(jax.tree.structure(gradients), counts)
 
 
 def rho_times(

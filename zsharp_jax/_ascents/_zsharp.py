@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._ascents._scale import PAPER_DELTA, over_norm, rho_times, tree_of_stacked
+from zsharp_jax._ascents._scale import PAPER_DELTA, over_norm, rho_times
 from zsharp_jax._checks import checked_choice
 from zsharp_jax._norm import layer_norm, tree_norm
 from zsharp_jax._per_leaf import chosen_leaves, stacked_of_leaves
@@ -41,8 +41,7 @@ def zsharp(
             whole gradient.
         min_ndim: Layers with fewer axes pass unfiltered, and count in the norm.
         stacked: How many leading axes of a leaf stack layers, see `zscore_filter`. Each slice is a
-            layer of its own, and has a norm of its own with
-            `norm_scope="layer"`.
+            layer of its own, and has a norm of its own with `norm_scope="layer"`.
         filtered: Which leaves are filtered, see `zscore_filter`.
 
     Returns:
@@ -73,7 +72,7 @@ def zsharp(
         del ascents
         kept, _ = outstanding.update(gradients, outstanding.init(gradients))
         if norm_scope == "layer":
-            counts = tree_of_stacked(stacked, gradients)
+            counts = stacked_of_leaves(stacked, gradients)
             norms = jax.tree.map(layer_norm, kept, counts)
             whole_norms = jax.tree.map(layer_norm, gradients, counts)
             return jax.tree.map(_kept_or_whole, kept, gradients, norms, whole_norms)
@@ -143,10 +142,7 @@ def zsharp_reference(
 
         counts = stacked_of_leaves(stacked, gradients)
         chosen = chosen_leaves(filtered, gradients, counts, min_ndim=2)
-        trees = [
-            jax.tree.unflatten(jax.tree.structure(gradients), each) for each in (counts, chosen)
-        ]
-        return jax.tree.map(one_leaf, gradients, kept, *trees)
+        return jax.tree.map(one_leaf, gradients, kept, counts, chosen)
 
     return rho_times(rho, direction)
 

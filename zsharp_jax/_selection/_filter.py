@@ -123,8 +123,9 @@ def _filter(
     def filter_gradients(gradients, params=None):
         del params
         leaves, treedef = jax.tree.flatten(gradients)
-        counts = stacked_of_leaves(stacked, gradients)
-        are_chosen = chosen_leaves(filtered, gradients, counts, min_ndim)
+        of_leaves = stacked_of_leaves(stacked, gradients)
+        are_chosen = jax.tree.leaves(chosen_leaves(filtered, gradients, of_leaves, min_ndim))
+        counts = jax.tree.leaves(of_leaves)
         chosen = [i for i, leaf in enumerate(leaves) if are_chosen[i] and leaf.size > 0]
         if chosen:
             request = Request(quantile, scope, by_zscore, tuple(counts[i] for i in chosen))

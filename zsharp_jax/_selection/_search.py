@@ -1,7 +1,7 @@
 """Exact order statistics of many layers at once, by counting.
 
 Non-negative floats order like their bits read as integers, so the entry of rank k is looked for
-among integers, a few bits a pass: it is the largest integer that at most k entries are below.
+among integers, a few bits a pass: it is the largest integer with at most k entries below it.
 Only counts leave a layer, so nothing is sorted and nothing that is sharded is gathered.
 """
 

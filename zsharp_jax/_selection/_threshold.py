@@ -34,8 +34,7 @@ class Request(NamedTuple):
         return self.by_zscore and self.scope == "global"
 
     def ranks(self, sizes: Sequence[int]) -> list[int]:
-        """Below these ranks the linearly interpolated quantiles never fall, as in
-        `numpy.quantile`."""
+        """The rank of the entry at or just below each quantile, interpolated as NumPy does."""
         asked = sizes if self.scope == "layer" else [sum(sizes)]
         if max(asked) > jnp.iinfo(jnp.int32).max:
             raise ValueError(

@@ -47,8 +47,8 @@ def average_loss(
         An `Estimate` of the mean loss.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array.
-        ValueError: If an argument is out of range.
+        TypeError: If a leaf of `params` is not a real floating-point array, or `key` is no key.
+        ValueError: If an argument is out of range, or the batch cannot be split as asked.
         FloatingPointError: If a loss is not finite.
 
     Example:

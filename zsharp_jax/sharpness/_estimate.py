@@ -10,9 +10,9 @@ class Estimate(NamedTuple):
     """A mean over random draws.
 
     Attributes:
-        mean: The mean of the draws.
-        standard_error: The standard deviation of that mean: that of the draws (with n - 1) over the
-            square root of their number.
+        mean: The mean of the draws, a scalar in float32 at least.
+        standard_error: The standard deviation of that mean, likewise: that of the draws (with
+            n - 1) over the square root of their number.
     """
 
     mean: jax.Array

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from zsharp_jax._batch import in_microbatches, positions_of_batch
-from zsharp_jax._checks import checked_argnums, checked_count
+from zsharp_jax._checks import check_flags, check_is_loss, checked_argnums, checked_count
 from zsharp_jax._mean_gradient import LossFn, mean_value_and_grad
 from zsharp_jax._precision import at_least_float32
 from zsharp_jax._refusals import scalar_loss
@@ -62,6 +62,8 @@ def checked_objective(
     batch_argnums: int | Sequence[int] | None,
 ) -> Objective:
     """The objective of a public function's arguments; raises if one is out of range."""
+    check_is_loss(loss_fn)
+    check_flags(has_aux=has_aux)
     return Objective(
         _hashable(loss_fn),
         has_aux,

@@ -34,7 +34,7 @@ def filter_normalized(key: jax.Array, params: optax.Params, filter_axis: int = -
         biases and the scales of normalisation layers.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array.
+        TypeError: If a leaf of `params` is not a real floating-point array, or `key` is no key.
         ValueError: If a leaf of two axes or more has no axis `filter_axis`.
 
     Example:
@@ -91,12 +91,13 @@ def loss_along(
         batch_argnums: Which arguments of `loss_fn` hold the batch, see `mean_value_and_grad`.
 
     Returns:
-        The losses, of shape (...). Far away some may be infinite or NaN.
+        The losses, of shape (...), in float32 at least. Far away some may be infinite or NaN.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array, or one of a direction
-            is not real.
-        ValueError: If an argument is out of range, or a direction is not like `params`.
+        TypeError: If a leaf of `params` is not a real floating-point array, or a direction or
+            coefficient is not real.
+        ValueError: If an argument is out of range, there is no direction, or one is not like
+            `params`, or the batch cannot be split as asked.
         FloatingPointError: If no loss is finite.
 
     Example:
@@ -112,9 +113,9 @@ def loss_along(
     objective = checked_objective(loss_fn, has_aux, microbatches, batch_argnums)
     params = checked_params(params)
     directions = tuple(_checked_direction(params, direction) for direction in directions)
-    points = jnp.asarray(coefficients)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        points = points.astype(jnp.float32)
+    if not directions:
+        raise ValueError("`directions` must hold at least one tree like `params`, got none.")
+    points = _real("coefficients", coefficients)
     if points.ndim == 0 or points.shape[-1] != len(directions):
         raise ValueError(
             f"`coefficients` must have one column for each of the {len(directions)} `directions`, "
@@ -133,15 +134,15 @@ def _checked_direction(params: optax.Params, direction: optax.Params) -> optax.P
             f"each of `directions` must be a tree like `params`, but {difference}. (For one "
             "direction: `[direction]`.)"
         )
-    return jax.tree.map(_real, direction)
+    return jax.tree.map(lambda leaf: _real("directions", leaf), direction)
 
 
-def _real(leaf: Any) -> jax.Array:
+def _real(name: str, leaf: Any) -> jax.Array:
     leaf = at_least_float32(leaf)
     if jnp.issubdtype(leaf.dtype, jnp.integer):
         return leaf.astype(jnp.float32)
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise TypeError(f"`directions` must hold real numbers, got {leaf.dtype}.")
+        raise TypeError(f"`{name}` must hold real numbers, got {leaf.dtype}.")
     return leaf
 
 

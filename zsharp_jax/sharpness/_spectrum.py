@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsharp_jax._checks import checked_count
+from zsharp_jax._checks import check_flags, checked_count
 from zsharp_jax._mean_gradient import LossFn
 from zsharp_jax._norm import tree_norm
 from zsharp_jax.sharpness._arguments import (
@@ -25,8 +25,8 @@ class Spectrum(NamedTuple):
     """Eigenvalues of the Hessian, and how its spectral density lies on them.
 
     Attributes:
-        eigenvalues: In ascending order, of shape (steps,). The extremes converge first; those in
-            between stand for the many eigenvalues around them.
+        eigenvalues: In ascending order, of shape (steps,), in float32 at least. The extremes
+            converge first; those in between stand for the many eigenvalues around them.
         weights: The share of the spectrum that each of them stands for, of shape (steps,): at least
             0, and 1 in sum. They are nodes and weights of a Gauss quadrature of the density.
         eigenvectors: A tree like the parameters with a first axis of length steps: entry i has
@@ -73,8 +73,9 @@ def hessian_spectrum(
         A `Spectrum`.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array.
-        ValueError: If an argument is out of range.
+        TypeError: If a leaf of `params` is not a real floating-point array, `key` is no key, or
+            arguments are in the wrong place.
+        ValueError: If an argument is out of range, or the batch cannot be split as asked.
         FloatingPointError: If the loss or its Hessian is not finite.
 
     Example:
@@ -91,6 +92,7 @@ def hessian_spectrum(
     """
     objective = checked_objective(loss_fn, has_aux, microbatches, batch_argnums)
     params, key = checked_params(params), checked_key(key)
+    check_flags(eigenvectors=eigenvectors)
     checked_count("steps", steps)
     if steps > size_of(params):
         raise ValueError(

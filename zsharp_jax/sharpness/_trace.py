@@ -49,8 +49,8 @@ def hessian_trace(
         An `Estimate` of the trace. It is exact, with an error of 0, for a diagonal Hessian.
 
     Raises:
-        TypeError: If a leaf of `params` is not a real floating-point array.
-        ValueError: If an argument is out of range.
+        TypeError: If a leaf of `params` is not a real floating-point array, or `key` is no key.
+        ValueError: If an argument is out of range, or the batch cannot be split as asked.
         FloatingPointError: If the loss or its Hessian is not finite.
 
     Example:

@@ -61,7 +61,8 @@ def worst_loss(
         batch_argnums: Which arguments of `loss_fn` hold the batch, see `mean_value_and_grad`.
 
     Returns:
-        The loss, a scalar, never below the one at `params`. The true maximum may be higher.
+        The loss, a scalar in float32 at least, never below the one at `params`. The true maximum
+        may be higher.
 
     Raises:
         TypeError: If a leaf of `params` is not a real floating-point array.
