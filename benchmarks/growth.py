@@ -89,10 +89,13 @@ def plot(results: list[dict], slopes: dict[str, float]) -> bytes:
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
     sizes = [result["parameters"] for result in results]
-    labels = {scope: f"{scope}, exponent {slope:.2f}" for scope, slope in slopes.items()}
-    for name, label in {**labels, "copy": "copy (g + 1)"}.items():
+    labels = {scope: f"scope {scope}, exponent {slope:.2f}" for scope, slope in slopes.items()}
+    looks = (("#d0530a", "^", "-"), ("#8c1c13", "<", "--"), ("#7f7f7f", "o", ":"))
+    named = {**labels, "copy": "a copy (g + 1)"}.items()
+    for (name, label), (colour, marker, line) in zip(named, looks, strict=True):
         medians = [1e3 * statistics.median(result["seconds"][name]) for result in results]
-        axes.loglog(sizes, medians, marker="o", label=label)
+        axes.loglog(sizes, medians, color=colour, marker=marker, linestyle=line, label=label)
+    axes.set_title(f"zscore_filter, {LAYERS} square layers, two CPU cores", fontsize="medium")
     axes.set_xlabel("parameters")
     axes.set_ylabel("milliseconds (median)")
     axes.grid(alpha=0.25)

@@ -98,7 +98,8 @@ def draw(figure, gradients, kept, lengths, losses):
             va="center",
             annotation_clip=False,
         )
-    curves.set(xlabel="length of ε", title="loss at w + ε, less that at w")
+    curves.set(xlabel="length of ε", ylabel="loss at w + ε, less that at w")
+    curves.set_title("how far the loss rises along ε")
     curves.set(xticks=(0, 0.5, 1))
     curves.set(xlim=(0, lengths[-1]), ylim=(0, None))
     curves.spines[["top", "right"]].set_visible(False)
@@ -115,7 +116,7 @@ def main(folder):
     directions = {
         "SAM: all entries": gradients,
         "ZSharp: 5 %": kept,
-        "5 % at random": filtered_at_random(gradients, jax.random.key(1)),
+        "5 % at random (one draw)": filtered_at_random(gradients, jax.random.key(1)),
     }
     losses = {name: along(each, params, lengths, *data) for name, each in directions.items()}
     for name, curve in losses.items():
@@ -123,7 +124,7 @@ def main(folder):
         print(f"{name:17} loss rises by {rise[0]:.4f} at length 0.25, {rise[1]:.4f} at 1")
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06)
+    figure.get_layout_engine().set(w_pad=0.06, wspace=0.06)
     draw(figure, gradients, kept, lengths, losses)
     layers = "-".join(map(str, SIZES))
     figure.suptitle(f"one network ({layers}) on {len(digits.data):,} handwritten digits", size=10)

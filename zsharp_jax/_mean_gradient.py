@@ -142,15 +142,15 @@ def _in_turn(
                 (total, leaf) if total is None else (total + at_least_float32(leaf), None)
                 for total, leaf in leaves
             ]
-            return tuple(map(list, zip(*added, strict=True)))
+            return [total for total, _ in added], [other for _, other in added]
 
         first = jax.tree.map(lambda stack: stack[0], stacks)
         likes, treedef = jax.tree.flatten(jax.eval_shape(evaluate, first))
         zeros = [_zeros_of(like) if is_averaged(like) else None for like in likes]
-        sums, others = jax.lax.scan(add, zeros, stacks)
+        sums_and_others: Any = jax.lax.scan(add, zeros, stacks)
         means = [
             other[-1] if total is None else (total / microbatches).astype(like.dtype)
-            for like, total, other in zip(likes, sums, others, strict=True)
+            for like, total, other in zip(likes, *sums_and_others, strict=True)
         ]
         return jax.tree.unflatten(treedef, means)
 

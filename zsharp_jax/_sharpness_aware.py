@@ -116,9 +116,14 @@ def sharpness_aware(
         check_optimizer(optimizer, params)
         check_ascent(ascent, params)
         dtype = jax.eval_shape(tree_norm, params).dtype
-        norms = [jnp.zeros([], dtype) for _ in range(2)]  # one array twice could not be donated
         loss = jnp.zeros([], float) if has_value else None
-        state = SharpnessAwareState(descent.init(params), ascent.init(params), *norms, loss)
+        state = SharpnessAwareState(
+            opt_state=descent.init(params),
+            ascent_state=ascent.init(params),
+            gradient_norm=jnp.zeros([], dtype),
+            perturbation_norm=jnp.zeros([], dtype),  # another array: one could not be donated twice
+            sharp_loss=loss,
+        )
         return placed_beside(params, state)
 
     def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):

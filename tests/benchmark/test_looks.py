@@ -78,6 +78,14 @@ def test_pictures_draw_a_method_as_it_looks_whatever_is_beside_it(among):
         assert drawn and all(each.get_color() == look_of("zsharp").colour for each in drawn)
 
 
+def test_a_radius_that_all_points_have_is_in_the_title():
+    point = run_figures.Point("rho 0.05", Measure(0.05, None), Measure(0.9, 0.1))
+    figure = run_figures.draw_accuracy({"sam": [point], "zsharp": [point]}, "a network")
+    assert figure.get_suptitle() == "a network, rho 0.05" and not figure.axes[0].texts
+    figure = run_figures.draw_accuracy({"sam": [point, point._replace(name="rho 1")]}, "a network")
+    assert figure.get_suptitle() == "a network" and len(figure.axes[0].texts) == 2
+
+
 def styles_in(notebook):
     """What `STYLES` is in a notebook: there, only public names are used."""
     for cell in json.loads((NOTEBOOKS / notebook).read_text())["cells"]:

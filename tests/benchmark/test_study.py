@@ -66,6 +66,16 @@ def test_each_method_and_rho_has_a_row_and_the_best_rho_is_marked():
     ]
 
 
+def test_steps_without_a_perturbation_do_not_count_in_its_length():
+    """LookSAM has one at every fifth step, so the mean over an epoch is a fifth of it."""
+    look = record("looksam", 0.5, 0, 0.9)
+    look["final"]["perturbation_norm"] = 0.1
+    cells = cells_of([look, record("sam", 0.1, 0, 0.9)])
+    assert [cell.length for cell in cells] == [0.5, 0.1]
+    axes = draw_against_length(cells, "a study").axes[0]
+    assert [float(line.get_xdata()[0]) for line in axes.lines[:2]] == [0.5, 0.1]
+
+
 def test_a_part_is_the_difference_at_the_same_seed():
     text = study_markdown(RECORDS, COMMAND)
     perturbation, _ = rows(text, "the perturbation")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-_EMPTY = 0.3  # of the whole range: an emptier stretch is left out
+_EMPTY = 0.2  # of the whole range: an emptier stretch is left out
 _MARK = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 8, "color": "black", "clip_on": False}
 
 

@@ -142,7 +142,9 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
     """A legend to the right of a figure, of what is on its axes; a long one is in small print."""
     handles, labels = axes.get_legend_handles_labels()
     size = {"fontsize": "small", "labelspacing": 0.2} if len(labels) > _LONG else {}
-    figure.legend(handles, labels, frameon=False, loc="outside right center", **size)
+    # Long enough to tell a dashed line from a dotted one.
+    look = {"frameon": False, "handlelength": 3.0}
+    figure.legend(handles, labels, loc="outside right center", **look, **size)
 
 
 def tidy(axes: Axes) -> None:

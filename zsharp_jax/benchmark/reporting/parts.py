@@ -93,7 +93,7 @@ def _part_rows(
 def _times_as_long(pairs: Sequence[tuple[Cell | None, Cell | None]]) -> str:
     """The ratio of both lengths, mean over rhos; empty where one has none."""
     lengths = [
-        (cell.mean("perturbation_norm"), other.mean("perturbation_norm"))
+        (cell.length, other.length)
         for cell, other in pairs
         if cell and other and cell.finals and other.finals
     ]

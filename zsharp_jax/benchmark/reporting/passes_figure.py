@@ -18,7 +18,7 @@ def draw_gains(cells: Sequence[Cell], title: str) -> Figure | None:
     """The gain of each method over adamw, each at its best radius, with its 95 % t-interval.
 
     Methods of fewer passes a step stand lower, and of those with as many the one that gains least.
-    Lines mark the gain of SAM and a half of it.
+    A line marks the gain of SAM, and another one a half of it if a method has fewer passes.
 
     Args:
         cells: Of a study.
@@ -48,7 +48,9 @@ def draw_gains(cells: Sequence[Cell], title: str) -> Figure | None:
         )
         drawn.lines[0].set(fillstyle=look.fill)
     if "sam" in found:
-        for share, line, label in ((1, "--", "SAM's gain"), (0.5, ":", "half of it")):
+        lines = [(1, "--", "SAM's gain"), (0.5, ":", "half of it")]
+        # A half is for methods of fewer passes.
+        for share, line, label in lines if min(passes.values()) < passes["sam"] else lines[:1]:
             gain = 100 * share * found["sam"].mean
             axes.axvline(gain, color="0.4", linestyle=line, linewidth=1, label=label, zorder=0)
         legend_beside(figure, axes)

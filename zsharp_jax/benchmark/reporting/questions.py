@@ -67,10 +67,10 @@ def where_too_long(cells: Sequence[Cell]) -> Iterator[Contrast]:
         ]
         if name == "sam" or not (sam and own and pairs):
             continue
-        first, second = max(pairs, key=lambda pair: pair[0].mean("perturbation_norm"))
+        first, second = max(pairs, key=lambda pair: pair[0].length)
         seeds = set.intersection(*(set(cell.finals) for cell in (sam, own, first, second)))
         figures = [(_lost(sam, second, seed), _lost(own, first, seed)) for seed in sorted(seeds)]
-        at = f"best to {short(first.mean('perturbation_norm'))}"
+        at = f"best to {short(first.length)}"
         yield Contrast("lost less than SAM", name, "sam", at, figures)
 
 
@@ -85,6 +85,6 @@ def _same_quantile(cell: Cell, other: Cell) -> bool:
 def _contrast(what: str, first: Cell, second: Cell) -> Contrast:
     seeds = sorted(first.finals.keys() & second.finals.keys())
     figures = [(first.finals[seed][_FIGURE], second.finals[seed][_FIGURE]) for seed in seeds]
-    lengths = dict.fromkeys(short(cell.mean("perturbation_norm")) for cell in (first, second))
+    lengths = dict.fromkeys(short(cell.length) for cell in (first, second))
     at = " and ".join(lengths) if len(lengths) > 1 else next(iter(lengths))
     return Contrast(what, first.name, second.name, at, figures)

@@ -67,7 +67,8 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     """Test accuracy against ‖ε‖, a point for each radius of a method, bars of ± std over seeds.
 
     A method without a perturbation is a level line. Points of one length stand side by side, so
-    that their bars do not cover each other. They have their names beside them while there is room.
+    that their bars do not cover each other. They have their names beside them while there is room,
+    and in the title if it is one name for all.
 
     Args:
         points: The points of each method.
@@ -77,9 +78,10 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     every = [point for its_points in points.values() for point in its_points]
     ends = [_interval(point) for point in every]
     panels = panels_for(figure, [low for low, _ in ends], [high for _, high in ends])
+    names = {point.name for point in every if point.norm.mean}
     for axes in panels:
         _draw_level_lines(axes, points)
-        _draw_points(axes, points, are_named=len(every) <= _MOST_NAMED)
+        _draw_points(axes, points, are_named=len(names) > 1 and len(every) <= _MOST_NAMED)
         if any(point.norm.mean for point in every):
             axes.set_xscale("log")
             plain_numbers(axes.xaxis)
@@ -87,7 +89,7 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     panels[-1].set_xlabel("‖ε‖, mean over the last epoch (points of one length: side by side)")
     figure.supylabel("test accuracy (%)", fontsize="medium")
     legend_beside(figure, panels[0])
-    figure.suptitle(title)
+    figure.suptitle(f"{title}, {names.pop()}" if len(names) == 1 else title)
     return figure
 
 

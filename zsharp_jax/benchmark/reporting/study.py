@@ -119,10 +119,11 @@ def _about(cells: Sequence[Cell]) -> str:
         "Accuracy on all test images after the last epoch, mean ± sample std over seeds. Losses "
         "are means over the last epoch on training images, with the labels and the augmentation "
         "that they were trained with, at w (clean) and at w + ε (sharp). ‖ε‖ is measured: its mean "
-        "over the last epoch. Best epoch and ECE (expected calibration error of the test images, "
-        "15 bins) are known of runs with validation images; the epoch is the one with the best "
-        "validation accuracy. Passes are those over a batch that a step takes. The method's best "
-        f"radius is marked: it was chosen on {where}."
+        "over the last epoch (of looksam, which has it at every fifth step, it is rho). Best epoch "
+        "and ECE (expected calibration error of the test images, 15 bins) are known of runs with "
+        "validation images; the epoch is the one with the best validation accuracy. Passes are "
+        "those over a batch that a step takes. The method's best radius is marked: it was chosen "
+        f"on {where}."
     )
 
 
@@ -144,7 +145,7 @@ def _all_rows(cells: Sequence[Cell]) -> list[str]:
             rows.append([*row, "", seeds, *[""] * (len(header) - len(row) - 2)])
             continue
         mark = " *" if cell is best_of[cell.name] and cell.rho is not None else ""
-        row += [short(cell.mean("perturbation_norm")), seeds]
+        row += [short(cell.length), seeds]
         row.append(_percent(cell, "test_accuracy") + mark)
         if is_held_out:
             row += [_percent(cell, "validation_accuracy"), f"{cell.mean('best_epoch'):.1f}"]

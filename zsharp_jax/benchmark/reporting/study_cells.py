@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zsharp_jax.benchmark.runs.fields import Record
-from zsharp_jax.benchmark.runs.methods import filters, perturbs
+from zsharp_jax.benchmark.runs.methods import filters, has_plain_steps, perturbs
 
 _EQUAL = 0.1  # lengths that differ by less, as a ratio, count as equal
 
@@ -29,6 +29,16 @@ class Cell(NamedTuple):
     rho: float | None
     finals: dict[int, dict[str, float]]
     unfinished: int
+
+    @property
+    def length(self) -> float:
+        """‖ε‖ at the steps that have one: its mean over the last epoch, and over seeds.
+
+        Where only some steps of an epoch have one it is rho, which they are brought to.
+        """
+        if self.rho is not None and has_plain_steps(self.method):
+            return self.rho
+        return self.mean("perturbation_norm")
 
     def mean(self, figure: str) -> float:
         """Over seeds."""
@@ -100,8 +110,8 @@ def best(cells: Sequence[Cell], name: str) -> Cell | None:
 
 
 def are_equally_long(cell: Cell, other: Cell) -> bool:
-    """Whether the mean lengths of ε differ by less than 10 %."""
+    """Whether the lengths of ε differ by less than 10 %."""
     if not (cell.finals and other.finals):
         return False
-    lengths = sorted(each.mean("perturbation_norm") for each in (cell, other))
+    lengths = sorted((cell.length, other.length))
     return lengths[0] > 0 and lengths[1] / lengths[0] < 1 + _EQUAL

@@ -66,6 +66,8 @@ class Method:
         reported_as: The method that the paper calls it; None where that is its own name.
         length: How many times rho the perturbation is long, at a step that has one. Not so of asam
             and unified_sam, whose length depends on weights and gradients.
+        has_plain_steps: Whether some steps of every epoch have no perturbation, so that the mean
+            length of an epoch is shorter than that of those that have one.
     """
 
     about: str
@@ -78,6 +80,7 @@ class Method:
     depends_on_length: str | None = None
     reported_as: str | None = None
     length: Callable[["Tensors"], float] = lambda tensors: 1.0
+    has_plain_steps: bool = False
 
     @property
     def perturbs(self) -> bool:
@@ -185,6 +188,7 @@ METHODS: dict[str, Method] = {
         lambda given: zs.look_back(0.7),
         step=_PLAIN_IF_ZERO,
         passes=1.2,
+        has_plain_steps=True,
     ),
     "unified_sam": Method(
         "half way between sam and rho times the gradient",
@@ -262,3 +266,8 @@ def perturbs(method: str) -> bool:
 def filters(method: str) -> bool:
     """Whether a method that a file names has a use for Q_p."""
     return method in METHODS and METHODS[method].filters
+
+
+def has_plain_steps(method: str) -> bool:
+    """Whether a method that a file names has steps without a perturbation in every epoch."""
+    return method in METHODS and METHODS[method].has_plain_steps
