@@ -33,8 +33,8 @@ jax.config.update("jax_traceback_in_locations_limit", 0)  # programs are written
 
 COMPILED, MOST_COMPILED = "compiled", 2**28  # in pytest's cache; bytes
 ABOUT = {
-    "not slow": "All but the slow tests: 3 to 6 minutes on two cores, less the second time.",
-    "slow": "The slow tests: 4 to 7 minutes on two cores, less the second time.",
+    "not slow": "All but the slow tests: 4 to 5 minutes on two cores, less the second time.",
+    "slow": "The slow tests: 4 to 6 minutes on two cores, less the second time.",
 }
 
 

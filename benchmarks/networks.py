@@ -21,12 +21,12 @@ OPTIMIZER = optax.adamw(1e-3, weight_decay=5e-5)
 TRANSFORMER = "transformer_1b"
 TINY = "tiny"  # to see that a benchmark works
 _TINY = functools.partial(ViT, layers=1, width=8, heads=2, mlp_width=8, grid=2)
-SHALLOW = {  # with fewer layers than those of the paper
-    "vit_1_8_8_384": functools.partial(MODELS["vit_7_8_8_384"], layers=1),
-    "vit_2_8_8_384": functools.partial(MODELS["vit_7_8_8_384"], layers=2),
-    "resnet14": functools.partial(MODELS["resnet8"], blocks=2),
+SHALLOW = "vit_1_8_8_384"  # the ViT with one layer
+_MODELS = {
+    **MODELS,
+    SHALLOW: functools.partial(MODELS["vit_7_8_8_384"], layers=1),
+    TINY: _TINY,
 }
-_MODELS = {**MODELS, **SHALLOW, TINY: _TINY}
 
 
 class Training(NamedTuple):

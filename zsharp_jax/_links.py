@@ -58,6 +58,7 @@ def surrogate_gap(alpha: float = 0.4) -> optax.GradientTransformationExtraArgs:
     Raises:
         ValueError: If `alpha` is negative or not finite; on update, if `clean_gradients` is
             missing.
+        TypeError: If a number is given as text.
 
     Example:
         >>> link = surrogate_gap(alpha=1.0)
@@ -86,7 +87,8 @@ def mix_gradients(weight: optax.ScalarOrSchedule = 0.8) -> optax.GradientTransfo
 
     Args:
         weight: The share of the gradient at w + ε, at least 0, or a schedule of the number of
-            steps taken; 1 changes nothing, 0 leaves the gradient at w. GNP's authors take 0.8.
+            steps taken, whose negative values count as 0; 1 changes nothing, 0 leaves the gradient
+            at w. GNP's authors take 0.8.
 
     Returns:
         A link for the front of the optimizer's chain. Its update needs `clean_gradients`.
@@ -94,6 +96,7 @@ def mix_gradients(weight: optax.ScalarOrSchedule = 0.8) -> optax.GradientTransfo
     Raises:
         ValueError: If `weight` is negative or not finite; on update, if `clean_gradients` is
             missing.
+        TypeError: If a number is given as text.
 
     Example:
         >>> link = mix_gradients(weight=0.75)
@@ -137,6 +140,7 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
     Raises:
         ValueError: If `alpha` is negative or not finite; on update, if `clean_gradients` or
             `perturbation` is missing.
+        TypeError: If a number is given as text.
 
     Example:
         >>> link = look_back(alpha=1.0)

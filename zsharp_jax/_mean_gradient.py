@@ -50,9 +50,10 @@ def mean_value_and_grad(
         A function of `params, *inputs` that returns `loss, gradients` or `(loss, aux), gradients`.
 
     Raises:
-        TypeError: If `loss_fn` is no function or `has_aux` no bool.
-        ValueError: If an argument is out of range, or, on a call, if `microbatches` does not divide
-            the batch.
+        TypeError: If `loss_fn` is no function or `has_aux` no bool; on a call, if the loss is no
+            real scalar or does not fit `has_aux`.
+        ValueError: If an argument is out of range; on a call, if `microbatches` does not divide the
+            batch, or `batch_argnums` names no input.
 
     Example:
         >>> def loss_fn(w, inputs, targets):

@@ -1,8 +1,9 @@
 """What a whole step of ZSharp may cost on a GPU above SAM's.
 
-Whole steps take long to compile. So they are compiled for the network that leaves ZSharp least room
-(VGG-16), and for small networks: what a step adds must not grow with their layers.
-`benchmarks/launches.py` compiles all.
+For every network it is at most 100 launches. Whole steps take long to compile, so only three are
+compiled here: that of the network which leaves ZSharp least room (VGG-16), and those of two small
+networks. The bounds are what they launch with the versions in `constraints-py313.txt`, and a few
+more: one more for each layer would be seen. `benchmarks/launches.py` compiles all.
 """
 
 import functools
@@ -17,9 +18,8 @@ import pytest
 pytestmark = needs.gpu_programs
 
 VGG = "vgg16_bn"
-FEW_AND_MANY_LAYERS = [("vit_1_8_8_384", "vit_2_8_8_384"), ("resnet8", "resnet14")]
-LAUNCHES = 100
-MORE_BY_CHANCE = 5  # launches: XLA may fuse a kernel more in one program than in another
+LAUNCHES = {VGG: 67, "vit_1_8_8_384": 52, "resnet8": 59}  # above SAM's
+MORE_BY_CHANCE = 5  # XLA may fuse a kernel more in one program than in another
 COMPILE_TIME = 1.25
 GRADIENT_COPIES = 0.1
 
@@ -35,9 +35,14 @@ def step(network, name):
         return launches.step_costs(training, name, "one", quick=True)
 
 
-def test_it_launches_little_more_and_holds_no_more():
+@pytest.mark.parametrize("network, most", LAUNCHES.items(), ids=LAUNCHES)
+def test_it_launches_little_more(network, most):
+    sam, zsharp = step(network, "sam"), step(network, "zsharp")
+    assert zsharp.launches - sam.launches <= most + MORE_BY_CHANCE, (sam, zsharp)
+
+
+def test_it_holds_no_more():
     sam, zsharp = step(VGG, "sam"), step(VGG, "zsharp")
-    assert zsharp.launches - sam.launches <= LAUNCHES, (sam, zsharp)
     copy = sum(4 * leaf.size for leaf in networks.filtered_shapes(VGG))
     assert zsharp.temporary_bytes - sam.temporary_bytes <= GRADIENT_COPIES * copy, (sam, zsharp)
 
@@ -52,11 +57,3 @@ def test_it_compiles_about_as_fast():
             jax.clear_caches()
         ratios.append(step(VGG, "zsharp").compile_seconds / step(VGG, "sam").compile_seconds)
     assert min(ratios) <= COMPILE_TIME, ratios
-
-
-@pytest.mark.parametrize("few, many", FEW_AND_MANY_LAYERS)
-def test_what_it_adds_does_not_grow_with_the_number_of_layers(few, many):
-    added = [
-        step(network, "zsharp").launches - step(network, "sam").launches for network in (few, many)
-    ]
-    assert added[1] <= min(added[0] + MORE_BY_CHANCE, LAUNCHES), added

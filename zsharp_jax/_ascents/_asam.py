@@ -37,6 +37,7 @@ def asam(
     Raises:
         ValueError: If `rho` or `eta` is negative or not finite, or, on update, if `params` is
             missing or `adaptive` does not fit them.
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = asam(rho=1.0, eta=0.0)

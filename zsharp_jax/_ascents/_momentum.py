@@ -54,6 +54,7 @@ def friendly_sam(
 
     Raises:
         ValueError: If `rho` or `sigma` is negative or not finite, or `decay` outside [0, 1].
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = friendly_sam(rho=1.0)
@@ -87,6 +88,7 @@ def vasso(rho: optax.ScalarOrSchedule, theta: float = 0.9) -> optax.GradientTran
 
     Raises:
         ValueError: If `rho` is negative or not finite, or `theta` outside [0, 1].
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = vasso(rho=1.0, theta=0.5)

@@ -25,6 +25,7 @@ def periodic_rho(
 
     Raises:
         ValueError: If an argument is out of range.
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = zsharp(periodic_rho(0.05, every=2, start=1000))

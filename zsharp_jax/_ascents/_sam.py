@@ -23,6 +23,7 @@ def sam(rho: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     Raises:
         ValueError: If `rho` is negative or not finite.
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = sam(rho=0.05)
@@ -58,6 +59,7 @@ def unified_sam(
 
     Raises:
         ValueError: If `rho` is negative or not finite, or `mix` outside [0, 1].
+        TypeError: If a number is given as text.
 
     Example:
         >>> ascent = unified_sam(rho=0.5, mix=0.5)

@@ -51,6 +51,7 @@ def scale_to_norm(
 
     Raises:
         ValueError: If an argument is out of range, or, on update, if `stacked` does not fit.
+        TypeError: If a number is given as text.
 
     Example:
         >>> transformation = scale_to_norm(10.0)

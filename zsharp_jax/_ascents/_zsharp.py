@@ -49,7 +49,8 @@ def zsharp(
 
     Raises:
         ValueError: If an argument is out of range, or, on update, if a tree does not fit.
-        TypeError: If `quantile` or `min_ndim` is a JAX array.
+        TypeError: If `quantile` or `min_ndim` is a JAX array, a number is given as text, or, on
+            update, if a filtered gradient is not real floating point.
 
     Example:
         >>> ascent = zsharp(rho=0.5, quantile=0.5)
@@ -113,7 +114,8 @@ def zsharp_reference(
 
     Raises:
         ValueError: If an argument is out of range, or, on update, if a tree does not fit.
-        TypeError: If `quantile` is a JAX array.
+        TypeError: If `quantile` is a JAX array, a number is given as text, or, on update, if a
+            filtered gradient is not real floating point.
 
     Example:
         >>> ascent = zsharp_reference(rho=1.0, quantile=0.5)

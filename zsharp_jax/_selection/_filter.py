@@ -86,7 +86,8 @@ def magnitude_filter(
     """Keeps the gradient entries whose size |g| lies strictly above a quantile of |g|; the others
     become 0.
 
-    It is `zscore_filter` without the mean and the standard deviation, to tell what those add.
+    It is `zscore_filter` without the mean and the standard deviation, to tell what those add. It is
+    not in the paper.
 
     Args:
         quantile: The quantile of |g| in [0, 1); 0.95 keeps the top 5 %. A Python number.
