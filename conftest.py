@@ -29,7 +29,7 @@ import zsharp_jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_traceback_in_locations_limit", 0)  # programs are written down faster
+jax.config.update("jax_traceback_in_locations_limit", 0)  # lowering takes less time
 
 COMPILED, MOST_COMPILED = "compiled", 2**28  # in pytest's cache; bytes
 ABOUT = {

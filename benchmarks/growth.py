@@ -10,6 +10,7 @@ import argparse
 import functools
 import io
 import math
+import os
 import pathlib
 import statistics
 
@@ -21,6 +22,7 @@ from filter import QUANTILE, copy, heavy_tailed
 from matplotlib.figure import Figure
 
 from zsharp_jax import zscore_filter
+from zsharp_jax.benchmark.reporting.looks import look_of
 
 LAYERS = 10
 SCOPES = ("layer", "global")
@@ -90,12 +92,14 @@ def plot(results: list[dict], slopes: dict[str, float]) -> bytes:
     axes = figure.subplots()
     sizes = [result["parameters"] for result in results]
     labels = {scope: f"scope {scope}, exponent {slope:.2f}" for scope, slope in slopes.items()}
-    looks = (("#d0530a", "^", "-"), ("#8c1c13", "<", "--"), ("#7f7f7f", "o", ":"))
+    methods = ("zsharp", "zsharp_global", "copy")
     named = {**labels, "copy": "a copy (g + 1)"}.items()
-    for (name, label), (colour, marker, line) in zip(named, looks, strict=True):
+    for (name, label), look in zip(named, map(look_of, methods), strict=True):
         medians = [1e3 * statistics.median(result["seconds"][name]) for result in results]
-        axes.loglog(sizes, medians, color=colour, marker=marker, linestyle=line, label=label)
-    axes.set_title(f"zscore_filter, {LAYERS} square layers, two CPU cores", fontsize="medium")
+        axes.loglog(sizes, medians, label=label, **look.of_line)
+    axes.set_title(
+        f"zscore_filter, {LAYERS} square layers, {os.cpu_count()} CPU cores", fontsize="medium"
+    )
     axes.set_xlabel("parameters")
     axes.set_ylabel("milliseconds (median)")
     axes.grid(alpha=0.25)

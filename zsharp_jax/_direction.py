@@ -35,17 +35,14 @@ def goes(side: int, transformation: Any, params: optax.Params) -> bool:
 
 
 def some_leaf_goes(side: int, transformation: Any, params: optax.Params) -> bool:
-    """Whether the first update that is not zero of at least one leaf lies on this side.
-
-    The trial takes all leaves.
-    """
+    """Whether at least one leaf moves to this side in its first update that is not zero."""
     return _holds(lambda pairs: side in {_side(*pair) for pair in pairs}, transformation, params)
 
 
 def hands_on(transformation: Any, params: optax.Params) -> bool:
     """Whether the first update of some leaf is its gradient, except for entries that are zero.
 
-    No if some leaves do not move and all others are handed on: the first are then frozen.
+    False if some leaves do not move and all others are handed on: the first are then frozen.
     """
 
     def some_are_raw(pairs: _Pairs) -> bool:

@@ -59,9 +59,9 @@ def placed_beside(params: optax.Params, state: T) -> T:
         home = jax.NamedSharding(home.mesh, jax.P())
 
     def placed(leaf):
-        lies_anywhere = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-        lies_anywhere = lies_anywhere and not leaf.committed
-        return jax.device_put(leaf, home) if lies_anywhere else leaf
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer) or leaf.committed:
+            return leaf
+        return jax.device_put(leaf, home)
 
     return jax.tree.map(placed, state)
 

@@ -2,8 +2,8 @@
 
 For every network it is at most 100 launches. Whole steps take long to compile, so only three are
 compiled here: that of the network which leaves ZSharp least room (VGG-16), and those of two small
-networks. The bounds are what they launch with the versions in `constraints-py313.txt`, and a few
-more: one more for each layer would be seen. `benchmarks/launches.py` compiles all.
+networks. A bound is what a network launches with the versions in `constraints-py313.txt`, plus a
+few. One launch more for each layer would be above it. `benchmarks/launches.py` compiles all.
 """
 
 import functools

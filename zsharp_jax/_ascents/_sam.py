@@ -51,8 +51,8 @@ def unified_sam(
     Args:
         rho: The scale of the perturbation, and its length where mix is 1; at least 0, or a
             schedule, which gets the number of ascents taken so far.
-        mix: How much of the perturbation is normalised, in [0, 1], or such a schedule, whose values
-            beyond 0 and 1 count as these.
+        mix: How much of the perturbation is normalised, in [0, 1], or such a schedule. A value
+            of the schedule below 0 counts as 0, and one above 1 as 1.
 
     Returns:
         A transformation from the gradient at w to the perturbation, in the dtype of the gradient.
