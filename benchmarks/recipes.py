@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
 
 def is_norm(params):
     """True for the parameters of normalisation layers."""
-    return {name: "norm" in name for name in params}
+    return {name: name == "norm" for name in params}
 
 
 def centre():
@@ -96,15 +96,14 @@ def init_params(key):
     hidden, head = jax.random.split(key)
     return {
         "hidden": jax.random.normal(hidden, (64, HIDDEN)) / 8,
-        "norm_scale": jnp.ones((1, HIDDEN)),
-        "norm_bias": jnp.zeros((1, HIDDEN)),
+        "norm": {"scale": jnp.ones(HIDDEN), "bias": jnp.zeros(HIDDEN)},
         "head": jax.random.normal(head, (HIDDEN, 10)) / HIDDEN**0.5,
     }
 
 
 def logits_of(params, images):
-    hidden = jax.nn.standardize(images @ params["hidden"])
-    return jax.nn.relu(hidden * params["norm_scale"] + params["norm_bias"]) @ params["head"]
+    hidden, norm = jax.nn.standardize(images @ params["hidden"]), params["norm"]
+    return jax.nn.relu(hidden * norm["scale"] + norm["bias"]) @ params["head"]
 
 
 def loss_fn(params, images, labels):

@@ -142,7 +142,7 @@ def main(steps=200):
     params = jax.device_put(params, whole)
 
     # All of this belongs to the optimizer, which gets the gradient at w + eps. In front of the
-    # ascent, clipping would change the direction of eps and not the update.
+    # ascent it would get the gradient at w, of which eps is made, and leave the update as it is.
     schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, decay_steps=steps)
     descent = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
     frozen = {name: not trained for name, trained in TRAINED.items()}

@@ -1,8 +1,10 @@
 """The pages name every public name, and every page can be found."""
 
+import builtins
 import inspect
 import pathlib
 import re
+import symtable
 
 import zsharp_jax
 
@@ -29,6 +31,28 @@ def public(module):
 def test_every_page_is_in_the_contents():
     pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
     assert pages <= set(listed("index.md", "{toctree}"))
+
+
+def test_a_loop_needs_only_the_two_blocks_that_the_page_names():
+    # The snippets of a page are tests in one namespace, so those tests cannot see it.
+    text = (DOCS / "getting_started.md").read_text("utf8")
+    data, no_loop_yet, *loops = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(loops) >= 5
+    for loop in loops:
+        assert not undefined_names(data + no_loop_yet + loop), loop
+
+
+def undefined_names(program):
+    """The names that a program uses and nowhere defines."""
+    module = symtable.symtable(program, "program", "exec")
+    found = [each for each in module.get_symbols() if each.is_assigned() or each.is_imported()]
+    defined = {each.get_name() for each in found}
+    tables, used = [module], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {each.get_name() for each in table.get_symbols() if each.is_global()}
+    return used - defined - set(dir(builtins))
 
 
 def test_every_example_is_shown():

@@ -22,7 +22,7 @@ def asam(
 
     Args:
         rho: The length of the perturbation in units of T, at least 0, or a schedule, which
-            gets the number of ascents taken so far. It does not compare with the rho of `sam`;
+            gets the number of steps taken so far. It does not compare with the rho of `sam`;
             the ASAM paper uses 0.5.
         eta: What is added to |w|, at least 0, so that zero weights are perturbed too.
         adaptive: True where T is |w| + eta, False where T is 1: a bool, a tree of bools like the

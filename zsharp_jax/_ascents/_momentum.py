@@ -45,7 +45,7 @@ def friendly_sam(
 
     Args:
         rho: The length of the perturbation, at least 0, or a schedule, which gets the
-            number of ascents taken so far.
+            number of steps taken so far.
         sigma: How much of the running mean is subtracted, at least 0; 0 is `sam`.
         decay: How much of the running mean is kept at each ascent, in [0, 1].
 
@@ -80,7 +80,7 @@ def vasso(rho: optax.ScalarOrSchedule, theta: float = 0.9) -> optax.GradientTran
 
     Args:
         rho: The length of the perturbation, at least 0, or a schedule, which gets the
-            number of ascents taken so far.
+            number of steps taken so far.
         theta: How much of d is this batch's gradient, in [0, 1]; 1 is `sam`.
 
     Returns:

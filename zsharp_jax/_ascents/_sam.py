@@ -15,7 +15,7 @@ def sam(rho: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     Args:
         rho: The length of the perturbation, at least 0, or a schedule, which gets the
-            number of ascents taken so far.
+            number of steps taken so far.
 
     Returns:
         A transformation from the gradient at w to the perturbation rho g / (||g|| + 1e-8), in the
@@ -50,7 +50,7 @@ def unified_sam(
 
     Args:
         rho: The scale of the perturbation, and its length where mix is 1; at least 0, or a
-            schedule, which gets the number of ascents taken so far.
+            schedule, which gets the number of steps taken so far.
         mix: How much of the perturbation is normalised, in [0, 1], or such a schedule. A value
             of the schedule below 0 counts as 0, and one above 1 as 1.
 

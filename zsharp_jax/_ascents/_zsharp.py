@@ -32,7 +32,7 @@ def zsharp(
 
     Args:
         rho: The length of the perturbation, at least 0, or a schedule, which gets the
-            number of ascents taken so far.
+            number of steps taken so far.
         quantile: The quantile Q_p of |z| in [0, 1) below which entries are left out. A Python
             number.
         percentile_scope: `"layer"`: the quantile of each layer; `"global"`: one over all layers.
@@ -103,7 +103,7 @@ def zsharp_reference(
 
     Args:
         rho: The length of the perturbation of each tensor, at least 0, or a schedule,
-            which gets the number of ascents taken so far.
+            which gets the number of steps taken so far.
         quantile: The quantile of |z| in [0, 1) below which entries are left out. A Python number.
         stacked: How many leading axes of a leaf stack layers, see `zscore_filter`. Each slice is a
             layer of its own and brought to rho by itself.
