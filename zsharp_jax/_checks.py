@@ -11,15 +11,15 @@ import optax
 from jax.core import Tracer
 
 
-def checked_quantile(quantile: float) -> float:
+def checked_quantile(quantile: float, name: str = "quantile") -> float:
     """Returns `quantile` if it is a Python number in [0, 1), else raises.
 
     It sets how many entries are kept, so it must be known when the step is traced.
     """
-    _refuse_text("quantile", quantile)
-    _refuse_array("quantile", quantile)
+    _refuse_text(name, quantile)
+    _refuse_array(name, quantile)
     if not _is_real(quantile) or not 0 <= quantile < 1:
-        raise ValueError(f"`quantile` must lie in [0, 1), got {quantile!r}.")
+        raise ValueError(f"`{name}` must lie in [0, 1), got {quantile!r}.")
     return float(quantile)
 
 

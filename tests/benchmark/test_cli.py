@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from zsharp_jax.benchmark.commands.options import named_methods
 from zsharp_jax.benchmark.datasets.images import load_digits
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.reporting import figures
-from zsharp_jax.benchmark.reporting.comparison import summaries
+from zsharp_jax.benchmark.reporting.comparison import summaries, write_comparison
 from zsharp_jax.benchmark.reporting.markdown import short
 from zsharp_jax.benchmark.runs.files import write_whole
 from zsharp_jax.benchmark.runs.methods import METHODS
@@ -176,7 +177,13 @@ def test_train_reads_an_archive_and_its_loss_falls(tmp_path):
             "unknown recipe 'papre', known: paper, reference",
         ),
         (["train", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
-        (["study", "--rhos", "-1"], "`rho` must be finite and at least 0, got -1"),
+        (["study", "--rhos", "-1"], "`rhos` must be finite and at least 0, got -1"),
+        (["study", "--epsilons", "-1"], "`epsilons` must be finite and at least 0, got -1"),
+        (["compare", "--methods", "sma", "all"], "unknown method 'sma'"),
+        (
+            ["compare", "--methods", "adamw,sam_quarter", "--batch-size", "6"],
+            "`batch_size` must be a multiple of 4 for sam_quarter",
+        ),
         (["train", "--crop-padding", "-1"], "`crop_padding` must be at least 0, got -1"),
         (["train", "--eta", "inf"], "`eta` must be finite and at least 0, got inf"),
         (["study", "--rho", "0.1"], "unrecognized arguments: --rho 0.1"),
@@ -356,7 +363,7 @@ def test_every_network_is_listed():
 
 
 def test_all_stands_for_all_methods(tmp_path, capsys):
-    options = ["--methods", "all", "--batch-size", "9999", "--out", tmp_path]
+    options = ["--methods", "all", "--batch-size", "9996", "--out", tmp_path]
     assert exit_code("compare", *options) == 2
     assert "`batch_size` must be at most the 1437" in capsys.readouterr().err
     assert named_methods(["sam", "all"]) == list(METHODS)
@@ -450,7 +457,7 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(tmp_path, c
     assert line.endswith("learning_rate was 0.001 there and is 0.1 here")
     assert exit_code(*options, "--epochs", "2") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("it kept no checkpoint, as --checkpoint-every was not given")
+    assert "it kept no checkpoint, as --checkpoint-every was not given; --overwrite" in line
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -464,6 +471,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=re.escape(str(path))):  # the user learns which file
+        write_whole(path, b"new")
+
+
+def test_a_command_of_any_bytes_is_told(compared, tmp_path):
+    odd = os.fsdecode(b"odd\xff")
+    records = [{**record, "command": [odd]} for record in records_in(compared[0])]
+    write_comparison(records, tmp_path)
+    assert "odd\\udcff" in (tmp_path / "table.md").read_text("utf8")
 
 
 def test_the_picture_leaves_out_what_failed():

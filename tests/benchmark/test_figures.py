@@ -1,6 +1,7 @@
 """`zsharp-bench figures`: pictures of run files, and of what the filter keeps."""
 
 import io
+import json
 import xml.etree.ElementTree
 
 import numpy as np
@@ -13,11 +14,24 @@ from run_files import DIGITS, change
 
 from zsharp_jax import zscore_filter
 from zsharp_jax.benchmark.commands import figures
-from zsharp_jax.benchmark.reporting import filter_figure, pictures, small_network
+from zsharp_jax.benchmark.reporting import (
+    filter_figure,
+    pictures,
+    run_figures,
+    sharp_pictures,
+    small_network,
+)
 from zsharp_jax.benchmark.reporting.figures import rendered
 from zsharp_jax.benchmark.reporting.rows import rows_of
+from zsharp_jax.benchmark.runs.fields import FORMAT
 from zsharp_jax.benchmark.runs.reading import read_folder
 from zsharp_jax.benchmark.runs.records import write_record
+from zsharp_jax.benchmark.runs.sharpness import (
+    MEASURES,
+    SHARPNESS,
+    read_sharpness,
+    write_sharpness,
+)
 
 
 def pictures_of(folder):
@@ -96,6 +110,64 @@ def test_runs_that_differ_in_more_than_the_radius_have_pictures_of_their_own(tmp
         "train_loss-digits-resnet8-epochs_4": ["sam"],
     }
     assert len(accuracies) == 3
+
+
+def test_points_stand_where_the_perturbed_steps_are_and_radii_have_four_digits(tmp_path):
+    rho = 0.5 / 50**0.5
+    run_files.write(tmp_path, change(DIGITS, method="looksam", rho=rho), 0.9, 0.1, 0.2, rho / 5)
+    run_files.write(tmp_path, change(DIGITS, method="sam", rho=0.1), 0.9, 0.1, 0.2, 0.1)
+    (picture,) = pictures.accuracy_pictures(rows_of(read_folder(tmp_path)[0])[0])
+    points = pictures.points_of(picture)
+    assert points["looksam"][0].norm.mean == rho and points["looksam"][0].name == "rho 0.07071"
+    assert points["sam"][0].norm.mean == 0.1
+
+
+def test_a_method_with_and_without_a_perturbation_is_named_once(tmp_path):
+    for rho in (0.0, 0.1):
+        run_files.write(tmp_path, change(DIGITS, rho=rho), 0.9, 0.1, 0.2, rho)
+    (picture,) = pictures.accuracy_pictures(rows_of(read_folder(tmp_path)[0])[0])
+    figure = run_figures.draw_accuracy(pictures.points_of(picture), "title")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sam"]
+
+
+def test_every_network_has_the_pictures_of_its_sharpness(tmp_path):
+    """What is measured how depends on the network and on the images."""
+    for model, radius in (("resnet8", 0.14), ("resnet20", 0.24)):
+        write_measured(tmp_path, change(DIGITS, model=model), radius)
+    write_measured(tmp_path, change(DIGITS, seed=1), 0.5)  # in another way than its seed 0
+    rows = rows_of(read_folder(tmp_path)[0])[0]
+    found = {each.name: each.rows for each in sharp_pictures.sharpness_pictures(rows, "x")}
+    assert list(found) == ["x-digits-resnet20", "x-digits-resnet8"]
+    assert [len(row.whole) for (row,) in found.values()] == [1, 1]
+
+
+def write_measured(folder, settings, radius):
+    name = settings.run_name("a" * 64)
+    run_files.write(folder, settings, name=name, weights_sha256="b" * 64)
+    part = dict.fromkeys(MEASURES, 1.0) | {"eigenvalues": [1.0], "weights": [1.0]}
+    how = {"images": {"train": 5, "test": 5}, "radii": [0.05, radius]}
+    line = {"format": FORMAT, "name": name, "weights_sha256": "b" * 64, "how": how}
+    write_sharpness(folder, line | {"train": part, "test": part})
+
+
+@pytest.mark.parametrize("images", [{}, {"train": "x", "test": 1}, None])
+def test_a_line_that_does_not_tell_how_it_was_measured_is_damaged(images, tmp_path):
+    write_measured(tmp_path, DIGITS, 0.1)
+    path = tmp_path / SHARPNESS
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"how": {"images": images}}))
+    problems = []
+    assert not read_sharpness(path, problems) and len(problems) == 1
+
+
+def test_a_radius_of_which_a_run_failed_is_not_the_best(tmp_path):
+    for seed in (0, 1):
+        run_files.write(tmp_path, change(DIGITS, rho=0.1, seed=seed), 0.8)
+    run_files.write(tmp_path, change(DIGITS, rho=1.6), 0.9)
+    failed = run_files.record(change(DIGITS, rho=1.6, seed=1), name="failed")
+    write_record(tmp_path, run_files.cut_short(failed, 1, status="failed"))
+    rows = rows_of(read_folder(tmp_path)[0])[0]
+    (row,) = sharp_pictures.best_of_each(rows)
+    assert row.settings["rho"] == 0.1
 
 
 def test_names_of_files_are_short_and_no_two_are_the_same(tmp_path):

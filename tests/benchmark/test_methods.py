@@ -180,6 +180,13 @@ def test_a_random_mask_is_of_the_same_size_and_new_at_each_step_and_seed():
     assert len(set(masks)) == 4
 
 
+def test_a_random_mask_does_not_depend_on_the_order_in_which_weights_are_added():
+    # That order is another one where runs are trained at once, and float32 rounds.
+    weights = jax.random.normal(jax.random.key(0), (37, 33, 9))
+    there, back = (keep_at_random(0.9).init({"w": w}) for w in (weights, weights[::-1]))
+    np.testing.assert_array_equal(jax.random.key_data(there.key), jax.random.key_data(back.key))
+
+
 def test_zsharp_random_is_as_long_as_sam():
     ascent = ascent_of("zsharp_random")
     perturbation, _ = ascent.update(draw(1), ascent.init(draw(0)))

@@ -9,7 +9,9 @@ from run_files import DIGITS, change
 
 from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.reporting.report import markdown
+from zsharp_jax.benchmark.runs import finished
 from zsharp_jax.benchmark.runs.finished import finished_record
+from zsharp_jax.benchmark.runs.json_files import read_json
 from zsharp_jax.benchmark.runs.packed import PACKED, pack, packed_records
 from zsharp_jax.benchmark.runs.reading import read_folder
 from zsharp_jax.benchmark.runs.records import write_record
@@ -67,6 +69,27 @@ def test_a_damaged_line_is_named_kept_and_hides_no_other(tmp_path, capsys):
     assert exit_code("report", tmp_path) == 1
     assert f"skipped {tmp_path}/{PACKED}, line 5: not JSON" in capsys.readouterr().err
     assert len(read_folder(tmp_path)[0]) == len(NAMES)
+
+
+def test_the_last_of_two_lines_of_a_run_counts_everywhere_and_the_other_is_named(tmp_path, capsys):
+    again = {**RECORDS[0], "compile_seconds": 7.0}
+    lines = [json.dumps(record) for record in (RECORDS[0], again)]
+    (tmp_path / PACKED).write_text("\n\n".join(lines) + "\n")  # a line without anything is none
+    assert finished_record(tmp_path, SETTINGS[0], "a" * 64) == again
+    (run,), (problem,) = read_folder(tmp_path)
+    assert run.compile_seconds == 7
+    assert problem == f"{tmp_path / PACKED}, line 1: line 3 is of the same run"
+
+
+def test_a_run_that_another_process_packs_meanwhile_is_found(tmp_path, monkeypatch):
+    write_record(tmp_path, RECORDS[0])
+
+    def packed_first(path):
+        pack(tmp_path, NAMES)
+        return read_json(path)
+
+    monkeypatch.setattr(finished, "read_json", packed_first)
+    assert finished_record(tmp_path, SETTINGS[0], "a" * 64) == RECORDS[0]
 
 
 def test_packed_runs_with_other_settings_are_refused_as_others_are(tmp_path):

@@ -9,6 +9,7 @@ from tiny import SETTINGS
 
 from zsharp_jax.benchmark.commands.study import STUDIED
 from zsharp_jax.benchmark.reporting import questions
+from zsharp_jax.benchmark.reporting.comparison import markdown_table
 from zsharp_jax.benchmark.reporting.contrasts import Contrast, difference
 from zsharp_jax.benchmark.reporting.parts import PARTS, difference_in
 from zsharp_jax.benchmark.reporting.passes_figure import draw_gains
@@ -26,10 +27,12 @@ def record(method, rho, seed, accuracy, status="finished"):
         "command": ["zsharp-bench", "compare"],
         "settings": settings.as_dict(),
         "final": final | {"perturbation_norm": 0.0 if method == "adamw" else rho},
-        "device": {"kind": "cpu", "platform": "cpu"},
+        "device": {"kind": "cpu", "platform": "cpu", "cpu_cores": 2},
+        "versions": {"jax": "0.10.2"},
     }
 
 
+SECONDS = {"seconds_per_epoch": 1.0}
 COMMAND = ["zsharp-bench", "study", "--out", "a b"]
 RECORDS = [
     record("adamw", 0.05, 0, 0.90),
@@ -66,9 +69,10 @@ def test_each_method_and_rho_has_a_row_and_the_best_rho_is_marked():
     ]
 
 
-def test_steps_without_a_perturbation_do_not_count_in_its_length():
+@pytest.mark.parametrize("method", ["looksam", "sam_late", "zsharp_late"])
+def test_steps_without_a_perturbation_do_not_count_in_its_length(method):
     """LookSAM has one at every fifth step, so the mean over an epoch is a fifth of it."""
-    look = record("looksam", 0.5, 0, 0.9)
+    look = record(method, 0.5, 0, 0.9)
     look["final"]["perturbation_norm"] = 0.1
     cells = cells_of([look, record("sam", 0.1, 0, 0.9)])
     assert [cell.length for cell in cells] == [0.5, 0.1]
@@ -90,8 +94,8 @@ def test_a_part_is_the_difference_at_the_same_seed():
 
 def test_a_contrast_has_its_interval_and_is_corrected_for_all_that_were_looked_at():
     text = study_markdown(RECORDS, COMMAND)
-    # The filter at both lengths; sam and zsharp at their best, each against two; robustness.
-    assert "Contrasts looked at: 6." in text
+    # The filter at both lengths; sam and zsharp at their best, of three pairs.
+    assert "Contrasts looked at: 5." in text
     same, longer = rows(text, "the z-score filter")
     assert same[1:6] == ["zsharp", "sam", "0.0500", "2", "+1.50"]
     assert longer[3:] == ["0.100", "1", "-13.00", "", "", ""]  # one common seed
@@ -103,7 +107,7 @@ def test_a_contrast_has_its_interval_and_is_corrected_for_all_that_were_looked_a
     sam, zsharp = rows(text, "instead of adamw")
     assert sam[1:6] == ["sam", "adamw", "0.100 and 0", "2", "+4.00"]
     assert zsharp[1:6] == ["zsharp", "adamw", "0.0500 and 0", "2", "+2.50"]
-    assert zsharp[7:] == ["0.1257", "0.7540"]  # the smallest p, times six
+    assert zsharp[7:] == ["0.1257", "0.6283"]  # the smallest p, times five
 
 
 def validated(method, rho, seed, validation, test, **settings):
@@ -176,10 +180,12 @@ def test_the_code_of_the_authors_is_compared_with_sam_of_its_length():
     assert contrast.second == "sam_matched"
 
 
-@pytest.mark.parametrize("gain, p", [(0.0, 1.0), (0.25, 0.0)])
-def test_a_difference_that_never_varies_has_no_spread(gain, p):
-    found = difference(Contrast("", "", "", "", [(0.5 + gain, 0.5), (0.75 + gain, 0.75)]))
-    assert found == (2, gain, gain, gain, p)
+@pytest.mark.parametrize("gain, rounding", [(0.0, 0.0), (0.25, 0.0), (0.25, 1e-6)])
+def test_nothing_is_said_of_a_difference_that_never_varies(gain, rounding):
+    pairs = [(0.5 + gain, 0.5), (0.75 + gain + rounding, 0.75)]
+    found = difference(Contrast("", "", "", "", pairs))
+    assert found.mean == pytest.approx(gain, abs=1e-6)
+    assert math.isnan(found.low) and math.isnan(found.high) and found.p == 1
 
 
 def test_the_picture_has_a_line_for_each_method_in_a_band():
@@ -188,6 +194,41 @@ def test_the_picture_has_a_line_for_each_method_in_a_band():
     assert [line.get_label() for line in axes.get_lines()] == ["adamw", "sam", "zsharp"]
     assert axes.get_xscale() == "log"
     assert axes.get_lines()[1].get_xydata().tolist() == [[0.05, 92.0], [0.1, 95.0]]
+
+
+def test_a_radius_of_zero_is_a_level_line_beside_the_curve():
+    runs = [record("sam", rho, 0, 0.9 + rho) for rho in (0.0, 0.05, 0.02)]
+    axes = draw_against_length(cells_of([*runs, record("zsharp", 0.0, 0, 0.5)]), "title").axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_allclose(lines["sam"].get_xydata(), [[0.02, 92.0], [0.05, 95.0]])
+    assert "zsharp" in lines and sum(label.startswith("sam") for label in lines) == 1
+
+
+def test_the_parts_are_those_of_one_quantile_at_common_radii():
+    own = [record("zsharp", 0.05, 0, 0.9), record("zsharp", 0.05, 0, 0.8)]
+    for quantile, run in zip((0.5, 0.75), own, strict=True):
+        run["settings"]["quantile"] = quantile
+    text = study_markdown([record("sam", 0.05, 0, 0.7), *own], COMMAND)
+    assert "Part by part" not in text
+    runs = [record("sam", 0.2, 0, 0.7), record("zsharp", 0.2, 0, 0.8)]
+    text = study_markdown([*runs, record("sam_matched", 0.07, 0, 0.8)], COMMAND)
+    assert "| rho 0.2 | each at its best |" in text
+
+
+def test_a_method_of_which_a_run_failed_at_the_longest_is_not_judged_by_the_others():
+    runs = [record("sam", rho, seed, 0.9) for rho in (0.1, 1.0) for seed in (0, 1)]
+    runs += [record("zsharp", 0.1, seed, 0.8) for seed in (0, 1)]
+    runs += [record("zsharp", 1.0, 0, 0.7), record("zsharp", 1.0, 1, None, status="failed")]
+    assert not list(questions.where_too_long(cells_of(runs)))
+
+
+def test_all_values_of_a_setting_and_all_devices_are_told():
+    runs = [record("adamw", 0.3, 0, 0.9), record("sam", 0.1, 0, 0.9), record("asam", 0.5, 0, 0.9)]
+    runs[2]["device"] = {"kind": "H200", "platform": "gpu", "cpu_cores": 16}
+    runs[2]["versions"] = {"jax": "0.11.2"}
+    text = markdown_table([{**run, "final": run["final"] | SECONDS} for run in runs])
+    assert "rho 0.1 / 0.5." in text or "rho 0.1 / 0.5," in text
+    assert "Device: cpu (cpu, 2 CPU cores) / H200 (gpu, 16 CPU cores); jax 0.10.2 / 0.11.2." in text
 
 
 def test_the_same_is_told_of_the_clean_loss_and_of_the_length():

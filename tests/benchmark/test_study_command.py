@@ -52,8 +52,8 @@ def test_rho_is_such_that_all_methods_have_the_lengths_of_the_grid(asked, tmp_pa
         (["--budget", "90"], "such as 90m, 1h30m or 45s, got '90'"),
         (["--budget", "0m"], "`budget` must be a time above 0"),
         (["--epsilons", "0.1", "--rhos", "0.1"], "not allowed with argument --epsilons"),
-        (["--epsilons", "-1"], "`rho` must be finite and at least 0, got -1"),
-        (["--quantiles", "1"], "`quantile` must lie in [0, 1), got 1.0"),
+        (["--epsilons", "-1"], "`epsilons` must be finite and at least 0, got -1"),
+        (["--quantiles", "1"], "`quantiles` must lie in [0, 1), got 1.0"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_line(options, reason, tmp_path, capsys):

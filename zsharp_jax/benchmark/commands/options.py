@@ -245,6 +245,8 @@ def settings_of(options: argparse.Namespace, method: str, seed: int) -> Settings
 def named_methods(names: Sequence[str]) -> list[str]:
     """The names, each once, whether they were given one by one or with commas; `all`: all."""
     methods = dict.fromkeys(name for part in names for name in part.split(",") if name)
+    for name in methods:
+        known("method", name, (*METHODS, "all"))
     if "all" in methods:
         methods = METHODS
     if not methods:

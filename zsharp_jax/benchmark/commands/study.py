@@ -20,6 +20,7 @@ from zsharp_jax.benchmark.commands.options import (
     settings_of,
     tell_written,
 )
+from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.reporting.study_files import STUDY_FILES, write_study
 from zsharp_jax.benchmark.runs.methods import METHODS
 from zsharp_jax.benchmark.runs.settings import RECIPES, Settings
@@ -75,8 +76,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--quantiles", type=float, nargs="+", metavar="Q",
-        help="several values of --quantile for each method that filters (default: that of "
-        "--quantile)",
+        help="several values of --quantile, which it replaces, for each method that filters "
+        "(default: that of --quantile)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", metavar="TIME",
@@ -91,6 +92,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _study(options: argparse.Namespace, command: list[str]) -> int:
     from zsharp_jax.benchmark.training import interrupts, session
 
+    _check(options)
     budget = None if options.budget is None else seconds_of("budget", options.budget)
     runs = list(_runs(options))
     request = request_of(options, command, STUDY_FILES, one_plan=True, budget=budget)
@@ -102,6 +104,20 @@ def _study(options: argparse.Namespace, command: list[str]) -> int:
         raise
     written = write_study(records, options.out, command)
     return tell_written(records, options.out, f", {', '.join(written)}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses radii and quantiles by the names that they have here."""
+    from zsharp_jax._checks import checked_nonnegative, checked_quantile  # imports JAX
+
+    try:
+        for name in ("rhos", "epsilons"):
+            for value in getattr(options, name) or ():
+                checked_nonnegative(name, value)
+        for value in options.quantiles or ():
+            checked_quantile(value, "quantiles")
+    except ValueError as error:
+        raise RequestError(str(error).rstrip(".")) from None
 
 
 def _runs(options: argparse.Namespace) -> Iterator[Settings]:

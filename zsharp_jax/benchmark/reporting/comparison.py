@@ -12,6 +12,7 @@ import rich.table
 
 from zsharp_jax.benchmark.reporting.figures import draw_curves, write_picture
 from zsharp_jax.benchmark.reporting.markdown import markdown_lines, short
+from zsharp_jax.benchmark.reporting.provenance import devices_told, settings_told, versions_told
 from zsharp_jax.benchmark.runs.fields import Record
 from zsharp_jax.benchmark.runs.files import write_whole
 
@@ -95,13 +96,7 @@ TABLE_NOTE = (
 
 def markdown_table(records: Sequence[Record]) -> str:
     """The table of `zsharp-bench compare`, with what made it."""
-    settings, device = records[0]["settings"], records[0]["device"]
-    versions = records[0]["versions"]
-    told = {
-        name: value
-        for name, value in settings.items()
-        if name not in ("dataset", "model", "method", "seed") and value is not None
-    }
+    settings = records[0]["settings"]
     lines = [
         f"# {settings['dataset']}, {settings['model']}",
         "",
@@ -111,11 +106,9 @@ def markdown_table(records: Sequence[Record]) -> str:
         "",
         TABLE_NOTE,
         "",
-        "Settings: " + ", ".join(f"{name} {value}" for name, value in told.items()) + ".",
+        f"Settings: {settings_told(records)}.",
         "",
-        f"Device: {device['kind']} ({device['platform']}, {device['cpu_cores']} CPU cores); "
-        + ", ".join(f"{package} {version}" for package, version in versions.items())
-        + ".",
+        f"Device: {devices_told(records)}; {versions_told(records)}.",
         "",
     ]
     return "\n".join(lines)
@@ -139,5 +132,5 @@ def show_table(records: Sequence[Record]) -> None:
 
 def write_comparison(records: Sequence[Record], folder: pathlib.Path) -> None:
     """Writes `table.md`, and `curves` in all kinds of pictures."""
-    write_whole(folder / "table.md", markdown_table(records).encode())
+    write_whole(folder / "table.md", markdown_table(records).encode(errors="backslashreplace"))
     write_picture(draw_curves(records), folder, "curves")

@@ -27,7 +27,13 @@ PARTS = (
 
 
 def part_lines(cells: Sequence[Cell]) -> list[str]:
-    """Both tables, of the test accuracy and of the clean loss."""
+    """Both tables, of the test accuracy and of the clean loss; nothing where no two methods of
+    `PARTS` have a radius in common.
+
+    Methods with several quantiles are not compared part by part.
+    """
+    if not _common_radii(cells):
+        return []
     return [
         "## Part by part: test accuracy",
         "",
@@ -64,8 +70,7 @@ def difference_in(cell: Cell | None, other: Cell | None, figure: str) -> tuple[f
 def _part_rows(
     cells: Sequence[Cell], figure: str, told: Callable[[tuple[float, float] | None], str]
 ) -> list[str]:
-    compared = {method for part in PARTS for method in part[:2]}
-    rhos = sorted({c.rho for c in cells if c.rho is not None and c.method in compared})
+    rhos = _common_radii(cells)
     header = (
         "what is changed",
         "from",
@@ -74,20 +79,32 @@ def _part_rows(
         *(f"rho {rho:g}" for rho in rhos),
         "each at its best",
     )
-    found = {(cell.method, cell.rho): cell for cell in cells}
-
-    def at(method: str, rho: float) -> Cell | None:
-        return found.get((method, rho if perturbs(method) else None))
-
-    rows, trained = [], {cell.method for cell in cells}
+    rows, trained = [], {cell.name for cell in cells}
     for method, other, what in PARTS:
         if not {method, other} <= trained:
             continue
-        pairs = [(at(method, rho), at(other, rho)) for rho in rhos]
+        pairs = [(_at(cells, method, rho), _at(cells, other, rho)) for rho in rhos]
         differences = [difference_in(*pair, figure) for pair in pairs]
         differences.append(difference_in(best(cells, method), best(cells, other), figure))
         rows.append([what, other, method, _times_as_long(pairs), *map(told, differences)])
     return markdown_lines(header, rows)
+
+
+def _common_radii(cells: Sequence[Cell]) -> list[float]:
+    """The values of rho at which both methods of a part were trained."""
+    rhos = sorted({cell.rho for cell in cells if cell.rho is not None})
+    pairs = [part[:2] for part in PARTS]
+    return [
+        rho
+        for rho in rhos
+        if any(_at(cells, method, rho) and _at(cells, other, rho) for method, other in pairs)
+    ]
+
+
+def _at(cells: Sequence[Cell], name: str, rho: float) -> Cell | None:
+    """The cell of a method at a radius, or the only one of a method that has none."""
+    wanted = name, rho if perturbs(name) else None
+    return next((cell for cell in cells if (cell.name, cell.rho) == wanted), None)
 
 
 def _times_as_long(pairs: Sequence[tuple[Cell | None, Cell | None]]) -> str:

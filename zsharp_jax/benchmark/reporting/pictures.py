@@ -63,8 +63,16 @@ def loss_pictures(rows: Sequence[Row]) -> Iterator[Picture]:
                 for row in picture.rows
                 if count[row.method] == 1 or row.settings.get("rho") == rho
             ]
-            name = _file_name(prefix, f"rho {rho}", names)
-            yield Picture(name, f"{picture.title}, rho {rho}", members)
+            radius = f"rho {_in_four_digits(rho)}"
+            yield Picture(_file_name(prefix, radius, names), f"{picture.title}, {radius}", members)
+
+
+def _rho_of(row: Row) -> str:
+    return _in_four_digits(row.settings.get("rho"))
+
+
+def _in_four_digits(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _without_rho(settings: Mapping[str, Value]) -> dict[str, Value]:
@@ -113,7 +121,7 @@ def labelled(picture: Picture) -> dict[str, Row]:
 
     def label(row: Row) -> str:
         tells_radius = perturbs(row.method) and len(radii) > 1
-        return f"{row.method} (rho {row.settings.get('rho')})" if tells_radius else row.method
+        return f"{row.method} (rho {_rho_of(row)})" if tells_radius else row.method
 
     return {label(row): row for row in picture.rows}
 
@@ -121,8 +129,8 @@ def labelled(picture: Picture) -> dict[str, Row]:
 def points_of(picture: Picture) -> dict[str, list[run_figures.Point]]:
     points = {}
     for row in picture.rows:
-        norm, accuracy = row.measure("perturbation_norm"), row.measure("test_accuracy")
+        norm, accuracy = row.length(), row.measure("test_accuracy")
         if norm and accuracy:
-            point = run_figures.Point(f"rho {row.settings.get('rho')}", norm, accuracy)
+            point = run_figures.Point(f"rho {_rho_of(row)}", norm, accuracy)
             points.setdefault(row.method, []).append(point)
     return points

@@ -55,7 +55,10 @@ def each_at_its_best(cells: Sequence[Cell]) -> Iterator[Contrast]:
 
 
 def where_too_long(cells: Sequence[Cell]) -> Iterator[Contrast]:
-    """What a method loses less than SAM from its best radius to the longest that both have."""
+    """What a method loses less than SAM from its best radius to the longest that both have.
+
+    A method of which a run failed at that length is left out: the others are its luckier runs.
+    """
     sam = best(cells, "sam")
     for name in dict.fromkeys(cell.name for cell in cells):
         own = best(cells, name)
@@ -68,6 +71,8 @@ def where_too_long(cells: Sequence[Cell]) -> Iterator[Contrast]:
         if name == "sam" or not (sam and own and pairs):
             continue
         first, second = max(pairs, key=lambda pair: pair[0].length)
+        if first.unfinished or second.unfinished:
+            continue
         seeds = set.intersection(*(set(cell.finals) for cell in (sam, own, first, second)))
         figures = [(_lost(sam, second, seed), _lost(own, first, seed)) for seed in sorted(seeds)]
         at = f"best to {short(first.length)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from zsharp_jax.benchmark.reporting import paper
 from zsharp_jax.benchmark.reporting.paper import Measure
 from zsharp_jax.benchmark.runs.fields import Value
+from zsharp_jax.benchmark.runs.methods import has_plain_steps
 from zsharp_jax.benchmark.runs.reading import Run
 
 _LIKE_NO_TEXT = ("True", "False", "None")
@@ -42,6 +43,16 @@ class Row:
         if curve == "test_accuracy":
             return _measure([run.test_accuracy for run in self.whole])
         return _measure([float(run.curves[curve][-1]) for run in self.whole])
+
+    def length(self) -> Measure | None:
+        """The same of ‖ε‖ at the steps that have one.
+
+        Where some steps of an epoch have none it is rho, which the others are brought to.
+        """
+        rho = self.settings.get("rho")
+        if self.whole and has_plain_steps(self.method) and isinstance(rho, int | float):
+            return _measure([rho] * len(self.whole))
+        return self.measure("perturbation_norm")
 
     def sharpness(self, measure: str) -> Measure | None:
         """The same of one of `MEASURES`, on training images; None unless all runs have it, measured

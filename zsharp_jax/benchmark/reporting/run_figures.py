@@ -86,7 +86,9 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
             axes.set_xscale("log")
             plain_numbers(axes.xaxis)
         tidy(axes)
-    panels[-1].set_xlabel("‖ε‖, mean over the last epoch (points of one length: side by side)")
+    panels[-1].set_xlabel(
+        "‖ε‖ in the last epoch, at the steps that have one (points of one length: side by side)"
+    )
     figure.supylabel("test accuracy (%)", fontsize="medium")
     legend_beside(figure, panels[0])
     figure.suptitle(f"{title}, {names.pop()}" if len(names) == 1 else title)
@@ -102,8 +104,11 @@ def _draw_level_lines(axes: Axes, points: Mapping[str, Sequence[Point]]) -> None
     for method, its_points in points.items():
         look = look_of(method)
         for point in [point for point in its_points if not point.norm.mean][:1]:
-            mean = 100 * point.accuracy.mean
-            axes.axhline(mean, color=look.colour, linestyle=look.line, linewidth=1, label=method)
+            mean, has_others = 100 * point.accuracy.mean, any(p.norm.mean for p in its_points)
+            axes.axhline(
+                mean, color=look.colour, linestyle=look.line, linewidth=1,
+                label=None if has_others else method,
+            )  # fmt: skip
             axes.axhspan(*_interval(point), color=look.colour, alpha=0.08, linewidth=0)
 
 

@@ -23,24 +23,24 @@ def weight_pictures(rows: Sequence[Row], name: str) -> Iterator[Picture]:
         return run.weights_sha256 is not None and path.exists()
 
     for picture in accuracy_pictures(_of_runs(rows, is_there)):
-        yield _named(picture, name)._replace(rows=_best_of_each(picture.rows))
+        yield _named(picture, name)._replace(rows=best_of_each(picture.rows))
 
 
 def sharpness_pictures(rows: Sequence[Row], name: str) -> Iterator[Picture]:
-    """Of the runs whose sharpness was measured in the same way, all radii."""
-    first = next((run.sharpness for row in rows for run in row.whole if run.sharpness), None)
+    """Of the runs whose sharpness was measured, all radii.
 
-    def is_measured(run: Run) -> bool:
-        return bool(run.sharpness and first and run.sharpness.how == first.how)
-
-    for picture in accuracy_pictures(_of_runs(rows, is_measured)):
-        yield _named(picture, name)
+    A picture shows those that were measured in one way, that of its first run.
+    """
+    for picture in accuracy_pictures(_of_runs(rows, lambda run: run.sharpness is not None)):
+        how = _how(picture.rows[0].whole[0])
+        alike = _of_runs(picture.rows, lambda run, how=how: _how(run) == how)
+        yield _named(picture, name)._replace(rows=alike)
 
 
 def spectrum_pictures(rows: Sequence[Row], name: str) -> Iterator[Picture]:
     """The same, each method at its best radius."""
     for picture in sharpness_pictures(rows, name):
-        yield picture._replace(rows=_best_of_each(picture.rows))
+        yield picture._replace(rows=best_of_each(picture.rows))
 
 
 def titled(picture: Picture, what: str) -> str:
@@ -58,6 +58,10 @@ def seeds_of(picture: Picture) -> str:
     return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
 
 
+def _how(run: Run) -> object:
+    return run.sharpness.how if run.sharpness else None
+
+
 def _of_runs(rows: Sequence[Row], is_wanted: Callable[[Run], bool]) -> list[Row]:
     found = [dataclasses.replace(row, whole=tuple(filter(is_wanted, row.whole))) for row in rows]
     return [row for row in found if row.whole]
@@ -67,8 +71,11 @@ def _named(picture: Picture, name: str) -> Picture:
     return picture._replace(name=picture.name.replace("accuracy", name, 1))
 
 
-def _best_of_each(rows: Sequence[Row]) -> list[Row]:
-    """The row of each method with the best accuracy, on validation images where all have any."""
+def best_of_each(rows: Sequence[Row]) -> list[Row]:
+    """The row of each method with the best accuracy, on validation images where all have any.
+
+    A radius of which a run did not finish is not chosen, unless there is no other.
+    """
     judged = {run.judged for row in rows for run in row.whole}
     figure = "validation_accuracy" if judged == {"validation"} else "test_accuracy"
 
@@ -76,8 +83,13 @@ def _best_of_each(rows: Sequence[Row]) -> list[Row]:
         measure = row.measure(figure)
         return measure.mean if measure else 0.0
 
-    methods = dict.fromkeys(row.method for row in rows)
-    return [max((r for r in rows if r.method == m), key=accuracy) for m in methods]
+    of_method: dict[str, list[Row]] = {}
+    for row in rows:
+        of_method.setdefault(row.method, []).append(row)
+    return [
+        max([row for row in own if not row.others] or own, key=accuracy)
+        for own in of_method.values()
+    ]
 
 
 def images_of(picture: Picture) -> int:

@@ -14,24 +14,11 @@ from zsharp_jax.benchmark.reporting.cells import NOTE_OF_SHARPNESS, SHARPNESS
 from zsharp_jax.benchmark.reporting.contrasts import Contrast, Difference, difference, holm
 from zsharp_jax.benchmark.reporting.markdown import markdown_lines, plain, short
 from zsharp_jax.benchmark.reporting.parts import part_lines
+from zsharp_jax.benchmark.reporting.provenance import devices_told, settings_told, versions_told
 from zsharp_jax.benchmark.reporting.study_cells import Cell, best, cells_of, judged_on
 from zsharp_jax.benchmark.runs.fields import Record
-from zsharp_jax.benchmark.runs.methods import METHODS, filters
+from zsharp_jax.benchmark.runs.methods import METHODS
 
-_TOLD = (
-    "recipe",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "quantile",
-    "dtype",
-    "label_noise",
-    "split_seed",
-    "validation_images",
-    "train_images",
-    "crop_padding",
-    "flip",
-)
 _HEADER = ("what", "compared", "with", "‖ε‖", "n", "points", "95 % interval", "p", "p (Holm)")
 _SECTIONS = (
     (
@@ -69,15 +56,14 @@ def study_markdown(
         pictures: What each picture beside the tables shows, and the name of its PNG without `.png`.
     """
     settings, cells = records[0]["settings"], cells_of(records)
-    devices = dict.fromkeys(
-        f"{record['device']['kind']} ({record['device']['platform']})" for record in records
-    )
     return "\n".join([
         f"# What earns the gain: {settings['dataset']}, {settings['model']}",
         "",
         f"`{shlex.join(command)}`",
         "",
-        f"Settings: {', '.join(_settings_told(records))}. Device: {', '.join(devices)}.",
+        f"Settings: {settings_told(records, but=['rho'])}.",
+        "",
+        f"Device: {devices_told(records)}; {versions_told(records)}.",
         "",
         *_shown(pictures or {}),
         "## Every method with every radius",
@@ -90,21 +76,6 @@ def study_markdown(
         *_contrast_lines(cells),
         *(part_lines(cells) if judged_on(cells) == "test" else []),
     ])  # fmt: skip
-
-
-def _settings_told(records: Sequence[Record]) -> list[str]:
-    """Each setting with all values that it has; quantiles of methods that have a use for them."""
-    told = []
-    for name in _TOLD:
-        values = dict.fromkeys(
-            record["settings"].get(name)
-            for record in records
-            if name != "quantile" or filters(record["settings"]["method"])
-        )
-        values.pop(None, None)
-        if values:
-            told.append(f"{name} {' / '.join(map(str, values))}")
-    return told
 
 
 def _shown(pictures: Mapping[str, str]) -> list[str]:

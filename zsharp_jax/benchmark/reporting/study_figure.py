@@ -43,20 +43,22 @@ def draw_against_length(cells: Sequence[Cell], title: str) -> Figure:
 
 
 def _draw_method(axes: Axes, cells: Sequence[Cell], look: Look) -> None:
-    cells = sorted(cells, key=lambda cell: cell.length)
-    means = [100 * cell.mean("test_accuracy") for cell in cells]
-    lows, highs = 100 * np.transpose([_interval(cell) for cell in cells])
-    lengths = [cell.length for cell in cells]
-    band = {"color": look.colour, "alpha": 0.1, "linewidth": 0}
-    if not all(lengths):
-        line = {"color": look.colour, "linestyle": look.line, "linewidth": 1.2}
-        axes.axhline(means[0], label=cells[0].name, **line)
-        axes.axhspan(lows[0], highs[0], **band)
+    """A curve of the radii that perturb, and a level line of one that does not."""
+    name, band = cells[0].name, {"color": look.colour, "alpha": 0.1, "linewidth": 0}
+    curve = sorted((cell for cell in cells if cell.length), key=lambda cell: cell.length)
+    for cell in cells:
+        if not cell.length:
+            line = {"color": look.colour, "linestyle": look.line, "linewidth": 1.2}
+            label = None if curve else name
+            axes.axhline(100 * cell.mean("test_accuracy"), label=label, **line)
+            axes.axhspan(*(100 * end for end in _interval(cell)), **band)
+    if not curve:
         return
+    lengths, means = zip(*((c.length, 100 * c.mean("test_accuracy")) for c in curve), strict=True)
     # The two methods that this is about lie on top.
-    height = 3 if cells[0].name in ("sam", "zsharp") else 2
-    axes.plot(lengths, means, label=cells[0].name, zorder=height, **look.of_line)
-    axes.fill_between(lengths, lows, highs, **band)
+    height = 3 if name in ("sam", "zsharp") else 2
+    axes.plot(lengths, means, label=name, zorder=height, **look.of_line)
+    axes.fill_between(lengths, *(100 * np.transpose([_interval(c) for c in curve])), **band)
 
 
 def _interval(cell: Cell) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def write_study(
         pictures["Gain over adamw and passes a step"] = _GAINS
         write_picture(gains, folder, _GAINS)
     text = study_markdown(records, command, pictures)
-    write_whole(folder / "study.md", text.encode())
+    write_whole(folder / "study.md", text.encode(errors="backslashreplace"))
     print(text)
     return ["study.md", *(name for picture in pictures.values() for name in picture_files(picture))]
 

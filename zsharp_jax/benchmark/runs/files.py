@@ -56,7 +56,9 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             os.umask(umask)
             os.chmod(file.name, 0o666 & ~umask)
             os.replace(file.name, path)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FileNotFoundError):  # an interrupt right behind the replacing
                 os.unlink(file.name)
+            if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk
+                error.filename = str(path)
             raise

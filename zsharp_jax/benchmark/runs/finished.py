@@ -26,7 +26,7 @@ def finished_record(folder: pathlib.Path, settings: Settings, data_sha256: str) 
     """
     name = settings.run_name(data_sha256)
     path = folder / f"{name}.json"
-    record = read_json(path) if path.exists() else packed_record(folder, name)
+    record = _record_in(folder, name)
     if record is None:
         return None
     run = run_of(path, record)
@@ -46,6 +46,17 @@ def finished_record(folder: pathlib.Path, settings: Settings, data_sha256: str) 
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DamagedError(f"`command` must be a list of words, got {brief(words)}")
     return record
+
+
+def _record_in(folder: pathlib.Path, name: str) -> Record | None:
+    """What a run's own file holds, or its line in `runs.jsonl`."""
+    path = folder / f"{name}.json"
+    try:
+        return read_json(path) if path.exists() else packed_record(folder, name)
+    except DamagedError:
+        if path.exists():
+            raise
+        return packed_record(folder, name)  # another process has packed it since
 
 
 def _figures(judged: str) -> set[str]:

@@ -27,22 +27,29 @@ def read_records(
     Args:
         path: The file.
         most: How many bytes it may have.
-        problems: Where a sentence is added for each line that is damaged.
+        problems: Where a sentence is added for each line that is damaged, or followed by another
+            one of the same run.
         read: From the name and the record of a run to what it tells, or a `DamagedError`.
     """
-    found = {}
+    found, places = {}, {}
     try:
         lines = content_of(path, most).splitlines()
     except (OSError, DamagedError) as error:
         problems.append(f"{path}: {getattr(error, 'strerror', None) or error}")
         return {}
     for place, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             record = parsed(line)
             name = name_of(record)
             found[name] = read(name, record)
         except DamagedError as error:
             problems.append(f"{path}, line {place}: {error}")
+            continue
+        if name in places:
+            problems.append(f"{path}, line {places[name]}: line {place} is of the same run")
+        places[name] = place
     return found
 
 

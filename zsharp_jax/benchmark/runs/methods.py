@@ -66,8 +66,8 @@ class Method:
         reported_as: The method that the paper calls it; None where that is its own name.
         length: How many times rho the perturbation is long, at a step that has one. Not so of asam
             and unified_sam, whose length depends on weights and gradients.
-        has_plain_steps: Whether some steps of every epoch have no perturbation, so that the mean
-            length of an epoch is shorter than that of those that have one.
+        has_plain_steps: Whether steps of an epoch may have no perturbation, so that the mean length
+            of an epoch is shorter than that of those that have one.
     """
 
     about: str
@@ -246,6 +246,7 @@ METHODS: dict[str, Method] = {
         step=_PLAIN_IF_ZERO,
         passes=1.2,
         depends_on_length=_BEGINS_LATE,
+        has_plain_steps=True,
     ),
     "zsharp_late": Method(
         "zsharp in the last fifth of the steps, adamw before",
@@ -254,6 +255,7 @@ METHODS: dict[str, Method] = {
         passes=1.2,
         filters=True,
         depends_on_length=_BEGINS_LATE,
+        has_plain_steps=True,
     ),
 }
 
@@ -269,5 +271,5 @@ def filters(method: str) -> bool:
 
 
 def has_plain_steps(method: str) -> bool:
-    """Whether a method that a file names has steps without a perturbation in every epoch."""
+    """Whether steps of a method that a file names may have no perturbation."""
     return method in METHODS and METHODS[method].has_plain_steps

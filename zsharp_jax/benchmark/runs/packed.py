@@ -42,8 +42,8 @@ def packed_records(folder: pathlib.Path) -> Iterator[tuple[str, Record]]:
 
 
 def packed_record(folder: pathlib.Path, name: str) -> Record | None:
-    """The record of one run; None where there is no such line."""
-    for line in lines_of(folder / PACKED):
+    """The record of one run, of its last line; None where there is none."""
+    for line in reversed(lines_of(folder / PACKED)):
         if name.encode() in line:  # before it is read, which takes long
             with contextlib.suppress(DamagedError):
                 record = parsed(line)

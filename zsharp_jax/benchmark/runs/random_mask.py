@@ -23,13 +23,15 @@ def keep_at_random(quantile: float) -> optax.GradientTransformation:
     """Keeps as many entries of each tensor as `zscore_filter` does, drawn anew at each step.
 
     What `zscore_filter` keeps of noise is a random choice of just that size. The first key comes
-    from the initial weights, so that each seed has masks of its own.
+    from the initial weights, so that each seed has masks of its own: from their bits, whose sum
+    does not depend on the order in which they are added.
     """
     outstanding = zscore_filter(quantile)
 
     def init_fn(params):
-        total = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(params))
-        return KeepAtRandomState(jax.random.key(jax.lax.bitcast_convert_type(total, jnp.uint32)))
+        bits = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params)]
+        total = sum(jnp.sum(each, dtype=jnp.uint32) for each in bits)
+        return KeepAtRandomState(jax.random.key(total))
 
     def update_fn(updates, state, params=None):
         del params

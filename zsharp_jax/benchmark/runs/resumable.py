@@ -74,7 +74,10 @@ def _name_with(settings: Settings, found: dict[str, Any], data_sha256: str) -> s
 def _no_extension(settings: Settings) -> str:
     if reason := METHODS[settings.method].depends_on_length:
         return f"{settings.method} {reason}, so it cannot be extended to another length"
-    return "it kept no checkpoint, as --checkpoint-every was not given"
+    return (
+        "it kept no checkpoint, as --checkpoint-every was not given; --overwrite trains it anew, "
+        "and another --out keeps it"
+    )
 
 
 def refuse_other_plans(folder: pathlib.Path, settings: Settings) -> None:

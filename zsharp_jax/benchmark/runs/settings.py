@@ -183,6 +183,12 @@ class Settings:
                 f"`label_noise` must be at least 0 and below 1, got {self.label_noise}; 0.4 "
                 "replaces 40 % of the training labels"
             )
+        parts = round(1 / METHODS[self.method].step.get("ascent_share", 1))
+        if self.batch_size % parts:
+            raise RequestError(
+                f"`batch_size` must be a multiple of {parts} for {self.method}, which takes the "
+                f"perturbation from one in {parts} images of a batch, got {self.batch_size}"
+            )
         self._check_split()
         from zsharp_jax._checks import checked_nonnegative, checked_quantile  # imports JAX
 

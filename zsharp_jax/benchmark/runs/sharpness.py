@@ -37,7 +37,7 @@ class Sharpness:
 
     Attributes:
         weights_sha256: Of the weights that were measured.
-        how: On how many images and with how many samples it was measured.
+        how: On how many `images` of each of `SPLITS` and with how many samples it was measured.
         measures: For `train` and `test` images the values of `MEASURES`.
         spectrum: For both the eigenvalues and their weights, see `hessian_spectrum`.
     """
@@ -70,9 +70,12 @@ def _sharpness_of(record: Record) -> Sharpness:
     if integer(record, "format") != FORMAT:
         raise DamagedError(f"`format` must be {FORMAT}, got {brief(record['format'])}")
     parts = {split: dictionary(record, split) for split in SPLITS}
+    how = dictionary(record, "how")
+    for split in SPLITS:
+        integer(dictionary(how, "images"), split)
     return Sharpness(
         word(record, SHA256),
-        dictionary(record, "how"),
+        how,
         {split: {m: number(part.get(m), m) for m in MEASURES} for split, part in parts.items()},
         {split: _spectrum(part) for split, part in parts.items()},
     )

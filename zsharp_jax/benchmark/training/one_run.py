@@ -116,4 +116,5 @@ def _gaps(logits: jax.Array, labels: jax.Array, is_there: jax.Array) -> jax.Arra
     right = jnp.argmax(logits, axis=-1) == labels
     own_bin = jnp.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = jnp.where(is_there, right - confidence, 0)
-    return gaps @ jax.nn.one_hot(own_bin, BINS)
+    # Not a product, whose factors a GPU may round to TF32.
+    return jnp.sum(gaps[:, None] * jax.nn.one_hot(own_bin, BINS), axis=0)
