@@ -114,6 +114,18 @@ def test_no_optimizer_moves_on_a_mesh_or_compiles_twice(mesh, compilations, opti
     assert counts[0] < counts[1] == counts[2] == counts[3]
 
 
+def test_what_was_set_to_a_number_moves_nothing_else(mesh):
+    optimizer = optax.adafactor(1e-2, min_dim_size_to_factor=4)
+    ascent = optax.inject_hyperparams(sam)(rho=0.1)
+    state = init_state(fully_sharded(mesh, network_params()), optimizer, ascent)
+    state.ascent_state.hyperparams["rho"] = 0.2
+    before = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+    batch = jax.device_put(BATCH, NamedSharding(mesh, P("data")))
+    state, info = sam_step(network_loss, optimizer, ascent)(state, *batch)
+    assert_shardings(state.opt_state, before)
+    np.testing.assert_allclose(info.perturbation_norm, 0.2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"microbatches": 4}, {"groups": 8}, {"groups": 4}])
 @pytest.mark.fast_for("options2")
 def test_a_batch_in_parts_takes_the_same_step_on_a_mesh(mesh, options):

@@ -313,6 +313,41 @@ def test_shapes_in_place_of_parameters(name):
     chex.assert_trees_all_equal(found, expected)
 
 
+def test_look_back_keeps_nothing_of_rounding():
+    """In a round bowl g_s lies along g, and nothing is left across."""
+    w = jax.random.normal(jax.random.key(3), (1000,))
+    link, ascent = look_back(), sam(0.05)
+    perturbation, _ = ascent.update(w, ascent.init(w))
+    sharp = w + perturbation
+    _, state = link.update(sharp, link.init(w), clean_gradients=w, perturbation=perturbation)
+    assert not np.any(state.direction)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_where_squares_overflow_links_stay_finite(name):
+    sharp, clean = jnp.array([2e20, 0.0]), jnp.array([1e20, 1e20])
+    link = LINKS[name]()
+    _, state = link.update(W, link.init(W), clean_gradients=W[::-1], perturbation=W)
+    for perturbation in (W, 0 * W):
+        extra = {"clean_gradients": clean, "perturbation": perturbation}
+        updates, state = link.update(sharp, state, **extra)
+        assert np.all(np.isfinite(updates))
+        if name == "surrogate_gap":
+            np.testing.assert_array_equal(updates, sharp)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_leaves_of_several_dtypes_keep_theirs_under_strict_promotion(name):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        tree = {"narrow": jnp.ones(2, jnp.float32), "wide": jnp.arange(3, dtype=jnp.float64)}
+        link = LINKS[name](jnp.float32(0.5))
+        extra = {"clean_gradients": jax.tree.map(jnp.flip, tree), "perturbation": tree}
+        updates, state = link.update(tree, link.init(tree), **extra)
+        extra["perturbation"] = jax.tree.map(jnp.zeros_like, tree)
+        updates, _ = link.update(updates, state, **extra)
+        chex.assert_trees_all_equal_dtypes(updates, tree)
+
+
 def test_a_bad_batch_does_not_spoil_what_look_back_keeps():
     link = look_back()
     _, state = link.update(W, link.init(W), clean_gradients=W[::-1], perturbation=W)

@@ -18,6 +18,7 @@ from zsharp_jax import (
     scale_to_norm,
     sharp_value_and_grad,
     sharpness_aware,
+    surrogate_gap,
     zsharp,
 )
 
@@ -197,6 +198,24 @@ def test_complex_parameters_rise_where_the_loss_does():
         expected = (np.sqrt(loss) + 0.5) ** 2  # straight away from the target
         np.testing.assert_allclose(info.sharp_loss, expected, rtol=1e-5)
         np.testing.assert_allclose(info.perturbation_norm, 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(0.1),
+        optax.chain(surrogate_gap(), optax.sgd(0.1)),
+        optax.contrib.split_real_and_imaginary(optax.sgd(0.1)),
+    ],
+    ids=["sgd", "link", "split"],
+)
+def test_a_step_moves_complex_parameters_downhill(optimizer):
+    target, ascent = jnp.array([1.0 + 2.0j, -1.0j]), sam(0.05)
+    step = sam_step(lambda w: jnp.sum(jnp.abs(w - target) ** 2), optimizer, ascent)
+    state = init_state(jnp.array([2.0 - 1.0j, 3.0 + 0.0j]), optimizer, ascent)
+    for _ in range(60):
+        state, _ = step(state)
+    np.testing.assert_allclose(state.params, target, atol=0.02)
 
 
 def test_complex_tensors_are_not_filtered():

@@ -22,6 +22,7 @@ from zsharp_jax import (
     sam_step,
     sharp_value_and_grad,
     sharpness_aware,
+    surrogate_gap,
     zsharp,
 )
 
@@ -94,6 +95,8 @@ def scheduled(ascent=ASCENT, link=None):
     optimizer = OPTIMIZER if link is None else optax.chain(link, OPTIMIZER)
     return step_with(optimizer, ascent)(first_state(optimizer, ascent), *BATCH)
 
+
+FLAT = optax.flatten(optax.chain(surrogate_gap(), OPTIMIZER))
 
 MISTAKES = {
     "all linen variables": (
@@ -254,6 +257,30 @@ MISTAKES = {
     "quantile as text": (lambda: zsharp(0.05, "0.95"), "`quantile` must be a number, got the"),
     "eta as text": (lambda: asam(0.05, "0"), "`eta` must be a number, got the string '0'"),
     "decay as text": (lambda: friendly_sam(0.1, 1.0, "0"), "`decay` must be a number, got the"),
+    "several radii in a trace": (
+        lambda: jax.jit(lambda rhos: sam(rhos).init(PARAMS))(jnp.ones(3)),
+        "`rho` must be a single number, got 3 of them: for several, map over them with `jax.vmap`",
+    ),
+    "several decays": (
+        lambda: friendly_sam(0.1, decay=[0.1, 0.2]),
+        "`decay` must be a single number, got 2 of them",
+    ),
+    "a truth value as rho in a trace": (
+        lambda: jax.jit(lambda rho: sam(rho).init(PARAMS))(True),
+        "`rho` must be finite and at least 0, got",
+    ),
+    "an axis that is not there": (
+        lambda: step_with(axis_name="batch")(first_state(), *BATCH),
+        "there is no 'batch': under `jax.jit` alone leave it out",
+    ),
+    "groups of an axis that is not there": (
+        lambda: step_with(axis_name="batch", groups=2)(first_state(), *BATCH),
+        "there is no 'batch': under `jax.jit` alone leave it out",
+    ),
+    "a link of flat gradients": (
+        lambda: step_with(FLAT)(first_state(FLAT), *BATCH),
+        "what `surrogate_gap` gets must be a tree like `clean_gradients`",
+    ),
     "groups as text": (lambda: step_with(groups="2"), "`groups` must be a number, got the"),
 }
 
@@ -285,11 +312,13 @@ def test_an_error_of_the_users_own_is_handed_on():
     with pytest.raises(ZeroDivisionError, match="mine"):
         step_with(failing)(first_state(), *BATCH)
 
-    def deleted(*_):
-        raise ValueError("this row was deleted")
+    for word in ("deleted", "donated"):
 
-    with pytest.raises(ValueError, match="this row was deleted"):
-        step_with(loss_fn=deleted)(first_state(), *BATCH)
+        def fail(*_, word=word):
+            raise ValueError(f"this row was {word}")
+
+        with pytest.raises(ValueError, match=f"this row was {word}"):
+            step_with(loss_fn=fail)(first_state(), *BATCH)
 
 
 def test_an_error_while_a_step_runs_is_handed_on_though_the_state_is_gone_then():

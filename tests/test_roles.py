@@ -198,6 +198,33 @@ def test_the_trial_leaves_abstract_and_mapped_initialisation_as_they_are():
         jax.jit(lambda: init_state(PARAMS, optax.sgd(0.1), optax.sgd(0.1)))()
 
 
+def test_what_was_right_for_one_tree_is_tried_with_another():
+    def is_named_w(params):
+        return {name: name == "w" for name in params}
+
+    chains = {
+        "optimizer": (optax.masked(OPTIMIZER, is_named_w), ASCENT),
+        "ascent": (OPTIMIZER, optax.masked(scale_to_norm(0.1), is_named_w)),
+    }
+    for wrong, pair in chains.items():
+        assert init_state({"w": np.ones((4, 4))}, *pair).step == 0
+        with pytest.raises(ValueError, match=f"at the end of `{wrong}` hands on the raw gradient"):
+            init_state({name: np.ones((4, 4)) for name in MIDDLE}, *pair)
+
+
+def test_the_trial_calls_nothing_of_the_users():
+    called = []
+
+    def seen(gradients, params):
+        jax.debug.callback(lambda: called.append(1))
+        return gradients
+
+    optimizer = optax.chain(optax.stateless(seen), OPTIMIZER)
+    assert first_state(optimizer).step == 0
+    jax.effects_barrier()
+    assert not called
+
+
 def test_a_step_asks_nothing_of_an_ascent_that_is_known():
     """Those of the library go uphill; others are tried once."""
     tried = []

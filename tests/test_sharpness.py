@@ -291,6 +291,36 @@ def test_what_cannot_be_measured_is_refused(measure):
         measure(layer_loss, LAYER, *BATCH, microbatches=5)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-17, 1e19, 1e25])
+def test_curvature_whose_squares_leave_float32_is_refused(scale):
+    def bowl(w, scale):
+        return scale * jnp.sum(jnp.array([1.0, 2.0, 4.0]) * w**2) / 2
+
+    w = jnp.full(3, 1e-3)
+    with pytest.raises(FloatingPointError, match="multiply the loss by a number"):
+        hessian_spectrum(bowl, w, scale, key=KEY, steps=3)
+    for held in (1e-15, 1e18):
+        found = hessian_spectrum(bowl, w, held, key=KEY, steps=3).eigenvalues
+        np.testing.assert_allclose(found / held, [1, 2, 4], rtol=1e-5)
+    assert not np.any(hessian_spectrum(jnp.sum, w, key=KEY, steps=3).eigenvalues)
+
+
+def test_a_slope_whose_square_overflows_has_no_worst_loss():
+    with pytest.raises(FloatingPointError, match="the norm of a gradient within the ball"):
+        worst_loss(lambda w: 1e20 * jnp.sum(w), jnp.zeros(3), ascent=BALL)
+
+
+def test_leaves_of_several_dtypes_are_measured_under_strict_promotion():
+    def bowl(tree):
+        return sum(jnp.sum(leaf.astype(jnp.float64) ** 2) for leaf in jax.tree.leaves(tree)) / 2
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        tree = {"narrow": jnp.ones(2, jnp.float32), "wide": jnp.ones(3, jnp.float64)}
+        spectrum = hessian_spectrum(bowl, tree, key=KEY, steps=2)
+        np.testing.assert_allclose(spectrum.eigenvalues, [1, 1], rtol=1e-5)
+        assert hessian_trace(bowl, tree, key=KEY, samples=2).mean == 5
+
+
 def test_they_can_be_compiled_with_what_is_around_them():
     @jax.jit
     def both(w):

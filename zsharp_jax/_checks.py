@@ -62,19 +62,23 @@ def checked_rho(rho: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
 
 
 def checked_nonnegative(name: str, value: Any) -> Any:
-    """Returns `value` if it is a finite scalar of at least 0 (or traced), else raises."""
-    if isinstance(value, Tracer):
-        return value
+    """Returns `value` if it is a finite scalar of at least 0, else raises.
+
+    Of a traced one only shape and dtype are known.
+    """
     _refuse_text(name, value)
-    if not _is_real(value) or not math.isfinite(value) or value < 0:
+    _refuse_several(name, value)
+    is_traced = isinstance(value, Tracer)
+    if not _is_real(value) or not (is_traced or (math.isfinite(value) and value >= 0)):
         raise ValueError(f"`{name}` must be finite and at least 0, got {value!r}.")
     return value
 
 
 def checked_share(name: str, value: Any) -> Any:
-    """Returns `value` if it is a scalar in [0, 1] (or traced), else raises."""
+    """Returns `value` if it is a scalar in [0, 1], else raises; see `checked_nonnegative`."""
     _refuse_text(name, value)
-    if not isinstance(value, Tracer) and not (_is_real(value) and 0 <= value <= 1):
+    _refuse_several(name, value)
+    if not _is_real(value) or not (isinstance(value, Tracer) or 0 <= value <= 1):
         raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}.")
     return value
 
@@ -155,6 +159,14 @@ def _check_is_transformation(name: str, wanted: str, value: Any) -> None:
 def _refuse_text(name: str, value: Any) -> None:
     if isinstance(value, str):
         raise TypeError(f"`{name}` must be a number, got the string {value!r}.")
+
+
+def _refuse_several(name: str, value: Any) -> None:
+    if np.ndim(value):
+        raise ValueError(
+            f"`{name}` must be a single number, got {len(value)} of them: for several, map over "
+            "them with `jax.vmap`."
+        )
 
 
 def _refuse_array(name: str, value: Any) -> None:

@@ -90,14 +90,26 @@ def _first_updates(
         links = {"clean_gradients": gradients, "perturbation": gradients}
         return step(gradients, state, params, value=1.0, **links)
 
-    # Programs that are compiled ahead run within a trace of the user's too.
-    updates, state = jax.jit(first_update).lower().compile()()
+    updates, state = _run(first_update)
     for _ in range(_MOST_UPDATES - 1):
         if any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(updates))):
             break
-        updates, state = jax.jit(update).lower(state).compile()(state)
+        updates, state = _run(update, state)
     pairs = jax.tree.map(lambda *pair: pair, gradients, jax.device_get(updates))
     return jax.tree.leaves(pairs, is_leaf=lambda node: type(node) is tuple)
+
+
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns.
+
+    Raises:
+        ValueError: If it has effects, such as `jax.debug.print`: a trial is to leave no trace.
+    """
+    traced = jax.jit(function).trace(*arguments)
+    if traced.jaxpr.effects:
+        raise ValueError("it has effects")
+    # Programs that are compiled ahead run within a trace of the user's too.
+    return traced.lower().compile()(*arguments)
 
 
 def _small(leaf: Any) -> np.ndarray:

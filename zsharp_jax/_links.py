@@ -19,6 +19,8 @@ from zsharp_jax._checks import checked_nonnegative, scheduled
 from zsharp_jax._norm import tree_norm
 from zsharp_jax._precision import at_least_float32, wide_zeros
 
+_ROUNDING = 10  # in units of the last place: what is left of the difference of two equal vectors
+
 
 class LinkState(NamedTuple):
     """What a link that keeps nothing but a count hands to the next step.
@@ -44,9 +46,9 @@ def surrogate_gap(alpha: float = 0.4) -> optax.GradientTransformationExtraArgs:
     """GSAM: also closes the gap between the loss at w + ε and the loss at w.
 
     It goes against the part of g that is orthogonal to g_s: the optimizer gets
-    g_s - alpha (g - (<g, g_s> / ||g_s||^2) g_s). If g_s is zero, it gets g_s. A plain step, with
-    g_s = g, stays as it is. With `groups`, both gradients are means over the groups (the authors
-    take the parts of each worker before the mean).
+    g_s - alpha (g - (<g, g_s> / ||g_s||^2) g_s). If g_s is zero, or the square of its norm
+    overflows, it gets g_s. A plain step, with g_s = g, stays as it is. With `groups`, both
+    gradients are means over the groups (the authors take the parts of each worker before the mean).
 
     Args:
         alpha: How much of that part is subtracted, at least 0 (authors: 0.4 for ResNets, 0.6 for
@@ -74,7 +76,8 @@ def surrogate_gap(alpha: float = 0.4) -> optax.GradientTransformationExtraArgs:
 
     def combine(sharp, clean, steps):
         del steps
-        return jax.tree.map(lambda s, v: s - alpha * v, sharp, _part_across(clean, sharp))
+        across = _part_across(clean, sharp)
+        return jax.tree.map(lambda s, v: s - _like(v, alpha) * v, sharp, across)
 
     return _link("surrogate_gap", combine, is_neutral=_is(alpha, 0))
 
@@ -117,7 +120,9 @@ def mix_gradients(weight: optax.ScalarOrSchedule = 0.8) -> optax.GradientTransfo
         share: Any = weight
         if callable(weight):
             share = jnp.maximum(scheduled("weight", weight, steps), 0)
-        return jax.tree.map(lambda s, g: (1 - share) * g + share * s, sharp, clean)
+        return jax.tree.map(
+            lambda s, g: _like(g, 1 - share) * g + _like(s, share) * s, sharp, clean
+        )
 
     return _link("mix_gradients", combine, is_neutral=_is(weight, 1))
 
@@ -126,7 +131,8 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
     """LookSAM: plain steps in between reuse what the last sharp step has found.
 
     A sharp step (ε is not 0) hands on g_s and keeps v / ||v||, where v is the part of g_s that is
-    orthogonal to g. A plain step hands on g + alpha ||g|| v / ||v||. It goes with an ascent of
+    orthogonal to g. A plain step hands on g + alpha ||g|| v / ||v||, or g where v is no larger than
+    what rounding leaves, or the square of ||g|| overflows. It goes with an ascent of
     `periodic_rho(rho, every=k)` and `plain_if_zero=True`: 1 + 1/k passes a step.
 
     Args:
@@ -171,12 +177,16 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
 
         across = _part_across(gradients, clean)
         length = tree_norm(across)
-        found = jax.tree.map(lambda v: v / jnp.where(length > 0, length, 1), across)
+        # Where g_s lies along g, what is left across is what rounding leaves.
+        is_there = length > _ROUNDING * jnp.finfo(length.dtype).eps * tree_norm(gradients)
+        safe = jnp.where(is_there, length, 1)
+        found = jax.tree.map(lambda v: jnp.where(is_there, v / _like(v, safe), 0), across)
         # What is not finite would spoil every step up to the next sharp one.
         direction = optax.tree.where(is_sharp & jnp.isfinite(length), found, state.direction)
 
-        step = jnp.where(is_sharp, 0, alpha * tree_norm(gradients))
-        combined = jax.tree.map(lambda g, v: g + step * v, gradients, direction)
+        length = _or_zero(tree_norm(gradients))
+        step = jnp.where(is_sharp, 0, _like(length, alpha) * length)
+        combined = jax.tree.map(lambda g, v: g + _like(v, step) * v, gradients, direction)
         direction = optax.tree.cast_like(direction, state.direction)
         return optax.tree.cast_like(combined, updates), LookBackState(direction)
 
@@ -224,7 +234,14 @@ def _needed(link: str, argument: str, tree: Any, updates: optax.Updates) -> opta
     def one_leaf(update, leaf):
         return update if _is_masked(update) else at_least_float32(leaf)
 
-    return jax.tree.map(one_leaf, updates, tree, is_leaf=_is_masked)
+    try:
+        return jax.tree.map(one_leaf, updates, tree, is_leaf=_is_masked)
+    except ValueError as error:
+        raise ValueError(
+            f"what `{link}` gets must be a tree like `{argument}`, but {str(error).rstrip('.')}: "
+            "put the link where gradients have the form of the parameters, outside of "
+            "`optax.flatten`."
+        ) from error
 
 
 def _is(value: Any, neutral: float) -> bool:
@@ -236,11 +253,28 @@ def _is_masked(node: Any) -> bool:
 
 
 def _part_across(tree: optax.Updates, other: optax.Updates) -> optax.Updates:
-    """The part of a gradient that is orthogonal to another one; 0 where the other is zero."""
-    length = tree_norm(other)
-    along = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1), other)
-    product = jnp.asarray(sum(map(_real_product, jax.tree.leaves(tree), jax.tree.leaves(along))))
-    return jax.tree.map(lambda t, a: jnp.where(length > 0, t - product * a, 0), tree, along)
+    """The part of a gradient that is orthogonal to another one.
+
+    It is 0 where the other is zero, or has a norm that is not finite.
+    """
+    length = _or_zero(tree_norm(other))
+    along = jax.tree.map(lambda leaf: leaf / _like(leaf, jnp.where(length > 0, length, 1)), other)
+    products = map(_real_product, jax.tree.leaves(tree), jax.tree.leaves(along))
+    product = sum(each.astype(length.dtype) for each in products)
+
+    def across(leaf, along):
+        return jnp.where(length > 0, leaf - _like(along, product) * along, 0)
+
+    return jax.tree.map(across, tree, along)
+
+
+def _like(leaf: jax.Array, number: Any) -> jax.Array:
+    """A number in the real dtype of a leaf: of leaves of several dtypes the widest decides."""
+    return jnp.asarray(number).astype(leaf.real.dtype)
+
+
+def _or_zero(norm: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(norm), norm, 0)
 
 
 def _real_product(one: jax.Array, other: jax.Array) -> jax.Array:

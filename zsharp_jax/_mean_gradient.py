@@ -39,8 +39,8 @@ def mean_value_and_grad(
         microbatches: In how many parts of equal size the batch is taken, one after the other. It
             takes the memory of one part and of one more gradient in float32.
         axis_name: The axis, or a tuple of axes, of `jax.pmap` or `jax.shard_map` that the batch is
-            spread over: take no mean over it yourself. (Under `jax.jit` on a mesh there is nothing
-            to name.)
+            spread over: take no mean over it yourself. Each device of it must have all parameters.
+            (Under `jax.jit` on a mesh there is nothing to name.)
         batch_argnums: Which arguments of `loss_fn` hold the batch along their first axis, counted
             as `jax.grad` counts: the parameters are 0. None: all but the parameters. A dropout key
             that is not split is the same for every part: for masks of their own pass as many keys
@@ -53,7 +53,7 @@ def mean_value_and_grad(
         TypeError: If `loss_fn` is no function or `has_aux` no bool; on a call, if the loss is no
             real scalar or does not fit `has_aux`.
         ValueError: If an argument is out of range; on a call, if `microbatches` does not divide the
-            batch, or `batch_argnums` names no input.
+            batch, `batch_argnums` names no input, or there is no axis `axis_name`.
 
     Example:
         >>> def loss_fn(w, inputs, targets):
@@ -82,6 +82,18 @@ def mean_value_and_grad(
     value_and_grad = jax.value_and_grad(scalar_loss(loss_fn, has_aux), has_aux=has_aux)
     value_and_grad = _in_turn(value_and_grad, microbatches, argnums)
     return value_and_grad if axis_name is None else _over_axis(value_and_grad, axis_name)
+
+
+def axis_size(axis_name: Hashable) -> int:
+    """How many devices a mapped axis has."""
+    try:
+        return jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            "`axis_name` must be the name of an axis of a `jax.pmap` or `jax.shard_map` that this "
+            f"runs in, and there is no {axis_name!r}: under `jax.jit` alone leave it out, for "
+            "means are over the whole batch there."
+        ) from None
 
 
 def varying(tree: Any, axis_name: Hashable) -> Any:
@@ -118,6 +130,7 @@ def is_averaged(leaf: Any) -> bool:
 
 def _over_axis(value_and_grad: ValueAndGrad, axis_name: Hashable) -> ValueAndGrad:
     def mean(params, *inputs):
+        axis_size(axis_name)  # refuses one that is not there
         return mean_over_axis(value_and_grad(varying(params, axis_name), *inputs), axis_name)
 
     return mean

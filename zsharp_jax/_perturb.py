@@ -24,9 +24,12 @@ def perturbation_of(
     params: optax.Params,
 ) -> tuple[optax.Updates, optax.OptState]:
     """What the ascent makes of the gradient at w, and its next state."""
-    # JAX's gradient with respect to a complex number is the conjugate of where the loss rises.
-    uphill = jax.tree.map(jnp.conj, gradients)
-    return updated("ascent", ascent, uphill, ascent_state, params)
+    return updated("ascent", ascent, uphill(gradients), ascent_state, params)
+
+
+def uphill(gradients: optax.Updates) -> optax.Updates:
+    """Where the loss rises: the conjugate of JAX's gradient with respect to a complex number."""
+    return jax.tree.map(jnp.conj, gradients)
 
 
 def state_if_finite(
@@ -118,6 +121,6 @@ def _leaf_rounded_at_random(wide: jax.Array, dtype: jnp.dtype, key: jax.Array) -
     gap = jnp.abs(other.astype(wide.dtype) - nearest.astype(wide.dtype))
     sharding = jax.typeof(wide).sharding
     chance = jax.random.uniform(
-        key, wide.shape, out_sharding=sharding if sharding.mesh.explicit_axes else None
+        key, wide.shape, wide.dtype, out_sharding=sharding if sharding.mesh.explicit_axes else None
     )
     return jnp.where(chance * gap < jnp.abs(lost), other, nearest)

@@ -32,12 +32,18 @@ def compiled_in_place(step: Callable[..., Any], donate: bool) -> Callable[..., A
         leaves, treedef = jax.tree.flatten(state)
         if any(isinstance(leaf, Tracer) for leaf in (*leaves, *jax.tree.leaves(inputs))):
             return within_a_trace(state, *inputs)
-        shardings = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
-        if not all(isinstance(sharding, jax.NamedSharding) for sharding in shardings):
+        shardings = tuple(map(_mesh_sharding, leaves))
+        if not any(shardings):
             return compiled(state, *inputs)
         return compiled_for(treedef, shardings)(state, *inputs)
 
     return step_in_place
+
+
+def _mesh_sharding(leaf: Any) -> jax.NamedSharding | None:
+    """Where on a mesh a leaf lies; None of one that was set to a number, or restored as NumPy's."""
+    sharding = getattr(leaf, "sharding", None)
+    return sharding if isinstance(sharding, jax.NamedSharding) else None
 
 
 def own_array(leaf: Any) -> jax.Array:

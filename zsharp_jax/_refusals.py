@@ -164,10 +164,13 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
         try:
             return step(state, *inputs)
         except (RuntimeError, ValueError) as error:
-            # "deleted" may be a word of the loss function's own error, and after another error,
-            # such as too little memory, the state is deleted too.
+            # Both may be words of the loss function's own error, and after another error, such as
+            # too little memory, the state is deleted too.
+            is_twice = str(error).startswith("INVALID_ARGUMENT") and "donated" in str(
+                error
+            )  # XLA's
             is_used = "deleted" in str(error) and _some_are_deleted((state, inputs))
-            if "donated" not in str(error) and not is_used:
+            if not is_twice and not is_used:
                 raise
             raise ValueError(
                 "an array of this state, or an input that is one of its arrays, is gone: a step "

@@ -1,6 +1,7 @@
 """An optimizer goes downhill, an ascent uphill: what stands in the other's place is refused.
 
-All of this happens before the first step, and once for each optimizer and ascent.
+All of this happens before the first step, and once for each optimizer or ascent and each tree of
+parameters: which of them a mask leaves out depends on the tree.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import weakref
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from zsharp_jax._direction import DOWNHILL, UPHILL, goes, hands_on, some_leaf_goes
@@ -17,17 +19,22 @@ _OWN_ASCENTS = "zsharp_jax._ascents."
 
 
 class _Known:
-    """Transformations that have been found right and need not be tried again."""
+    """Transformations that have been found right for a tree, and need not be tried again."""
 
     def __init__(self):
-        self.updates: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self.updates: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
-    def __contains__(self, transformation: Any) -> bool:
-        return self.updates.get(id(transformation.update)) is transformation.update
+    def has(self, transformation: Any, params: optax.Params) -> bool:
+        return self.updates.get(_key(transformation, params)) is transformation.update
 
-    def add(self, transformation: Any) -> None:
+    def add(self, transformation: Any, params: optax.Params) -> None:
         with contextlib.suppress(TypeError):  # of an object to which there are no weak references
-            self.updates[id(transformation.update)] = transformation.update
+            self.updates[_key(transformation, params)] = transformation.update
+
+
+def _key(transformation: Any, params: optax.Params) -> Any:
+    leaves, treedef = jax.tree.flatten(params)
+    return id(transformation.update), treedef, tuple(map(jnp.shape, leaves))
 
 
 _optimizers, _ascents = _Known(), _Known()
@@ -35,7 +42,7 @@ _optimizers, _ascents = _Known(), _Known()
 
 def check_optimizer(optimizer: Any, params: optax.Params) -> None:
     """Refuses an optimizer that goes uphill, or that cannot get what it needs."""
-    if optimizer in _optimizers:
+    if _optimizers.has(optimizer, params):
         return
     state = _abstract_state(optimizer, params)
     _refuse_lookahead(state)
@@ -58,13 +65,14 @@ def check_optimizer(optimizer: Any, params: optax.Params) -> None:
             "`(optimizer, ascent)`. If it is a chain of your own, end it with "
             "`optax.scale_by_learning_rate(0.1)`, which multiplies by -0.1."
         )
-    _optimizers.add(optimizer)
+    _optimizers.add(optimizer, params)
 
 
 def check_ascent(ascent: Any, params: optax.Params) -> None:
     """Refuses an ascent that goes downhill."""
     # A trial of `zsharp` compiles for a third of a second, and what is made here goes uphill.
-    if ascent in _ascents or str(ascent.update.__module__).startswith(_OWN_ASCENTS):
+    is_own = str(ascent.update.__module__).startswith(_OWN_ASCENTS)
+    if is_own or _ascents.has(ascent, params):
         return
     last = _last_link(_abstract_state(ascent, params))
     if isinstance(last, optax.MaskedState) and hands_on(ascent, params):
@@ -81,7 +89,7 @@ def check_ascent(ascent: Any, params: optax.Params) -> None:
             "`optax.contrib.sam` takes, becomes an ascent by a change of sign, "
             "`optax.chain(optimizer, optax.scale(-1.0))`; or use `sam(rho)`."
         )
-    _ascents.add(ascent)
+    _ascents.add(ascent, params)
 
 
 def _abstract_state(transformation: Any, params: optax.Params) -> Any:

@@ -26,6 +26,7 @@ from zsharp_jax._checks import (
 from zsharp_jax._info import SamInfo, loss_and_aux
 from zsharp_jax._mean_gradient import (
     LossFn,
+    axis_size,
     is_averaged,
     mean_over_axis,
     mean_value_and_grad,
@@ -210,9 +211,10 @@ def sharp_value_and_grad(
         """The same, means over the groups."""
         if groups == 1:
             return both_passes(params, ascent_state, inputs, joined=list)
+        groups_here = _groups_here(groups, axis_name)
         if axis_name is not None:
             params = varying(params, axis_name)
-        parts, joined = in_groups(inputs, argnums, _groups_here(groups, axis_name), params)
+        parts, joined = in_groups(inputs, argnums, groups_here, params)
         means = jax.tree.map(_mean, both_passes(params, ascent_state, parts, joined))
         return means if axis_name is None else mean_over_axis(means, axis_name)
 
@@ -269,7 +271,7 @@ def _groups_here(groups: int, axis_name: Hashable | None) -> int:
     """How many of all groups this device has."""
     if axis_name is None:
         return groups
-    devices = jax.lax.axis_size(axis_name)
+    devices = axis_size(axis_name)
     if groups % devices:
         raise ValueError(
             f"`groups` must be 1 or a multiple of the {devices} devices of the axis "

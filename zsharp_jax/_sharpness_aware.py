@@ -85,7 +85,8 @@ def sharpness_aware(
         A transformation whose update needs `params` and `grad_fn`, a function from parameters to
         gradients on the same batch, such as `jax.grad(loss_fn)`; for a mean over micro-batches
         (`optax.MultiSteps`) it must cover all of them, see `mean_value_and_grad`. Any other extra
-        argument reaches `optimizer`.
+        argument reaches `optimizer`. Of complex parameters hand over JAX's gradients as they are,
+        and conjugate them in the chain of `optimizer`.
 
     Raises:
         TypeError: If `optimizer` or `ascent` is no Optax transformation; on `init`, if the
@@ -166,7 +167,7 @@ def sharpness_aware(
             params,
             clean_gradients=updates,
             perturbation=perturbation,
-            **extra_args,
+            **_for_line_search(extra_args),
         )
         norms = optax.tree.cast_like(
             (gradient_norm, norm), (state.gradient_norm, state.perturbation_norm)
@@ -197,6 +198,19 @@ def _loss_and_gradients(result: Any) -> tuple[jax.Array, optax.Updates]:
         f"`jax.value_and_grad(loss_fn)` does, got a `{type(result).__name__}`. One with "
         "`has_aux=True` returns `((loss, aux), gradients)`: leave out aux."
     )
+
+
+def _for_line_search(extra_args: dict[str, Any]) -> dict[str, Any]:
+    """The same; a line search gives its `value_fn` all arguments that it does not know itself."""
+    value_fn = extra_args.get("value_fn")
+    if not callable(value_fn):
+        return extra_args
+
+    def without_ours(params, *args, clean_gradients=None, perturbation=None, **others):
+        del clean_gradients, perturbation
+        return value_fn(params, *args, **others)
+
+    return {**extra_args, "value_fn": without_ours}
 
 
 def _loss_at_w(extra_args: dict[str, Any]) -> jax.Array:

@@ -27,7 +27,7 @@ from zsharp_jax._extra_args import with_extra_args
 from zsharp_jax._info import SamInfo
 from zsharp_jax._mean_gradient import LossFn
 from zsharp_jax._one_pass import one_pass_state
-from zsharp_jax._perturb import NarrowWeights
+from zsharp_jax._perturb import NarrowWeights, uphill
 from zsharp_jax._placement import compiled_in_place, own_array, placed_beside
 from zsharp_jax._refusals import (
     check_params,
@@ -140,7 +140,8 @@ def sam_step(
             move once per step and are those of w, since aux comes from the clean pass.
         optimizer: The optimizer of the descent. It gets the clean loss, g and ε as the extra
             arguments `value`, `clean_gradients` and `perturbation`, for links such as
-            `surrogate_gap`.
+            `surrogate_gap`. Of complex parameters it gets the conjugate of JAX's gradient, which
+            points to where the loss rises.
         ascent: A transformation from the gradient at w to the perturbation ε, such as
             `zsharp(0.05)`.
         has_aux: Whether `loss_fn` returns `(loss, aux)`.
@@ -159,10 +160,10 @@ def sam_step(
             entry of a gradient, ||g|| or ||ε|| is not finite. (Norms overflow from entries of about
             1e19 in float32.) What the loss function returned as aux is handed on all the same:
             keep the old statistics where `info.skips.in_a_row > 0`.
-        max_consecutive_skips: After so many skips in a row a call raises. It does so one or two
-            steps late, so that the device need not wait. Give each call the state that the last
-            call returned: any other state starts the check anew. Inside `jax.jit` or `jax.pmap`
-            of your own a step cannot raise: look at `info.skips` there.
+        max_consecutive_skips: With `skip_nonfinite`, after how many skips in a row a call raises.
+            It does so one or two steps late, so that the device need not wait. Give each call the
+            state that the last call returned: any other state starts the check anew. Inside
+            `jax.jit` or `jax.pmap` of your own a step cannot raise: look at `info.skips` there.
         donate: Whether a step takes over the memory of the state that it gets, which then cannot
             be used again. False leaves that state whole, and needs memory for two.
 
@@ -222,11 +223,11 @@ def sam_step(
         updates, opt_state = updated(
             "optimizer",
             optimizer,
-            sharp_gradients,
+            uphill(sharp_gradients),
             state.opt_state,
             state.params,
             value=info.sharp_loss if one_pass else info.loss,
-            clean_gradients=info.clean_gradients,
+            clean_gradients=uphill(info.clean_gradients),
             perturbation=info.perturbation,
         )
         info = info._replace(clean_gradients=None, perturbation=None)

@@ -2,7 +2,8 @@
 
 Every function but `filter_normalized` takes a loss function, the parameters and its inputs, and
 compiles once for each loss function, shape and setting. The parameters may be sharded: no tensor is
-gathered. A loss function that is changed in place gives its old values: make a new one.
+gathered. A loss function that is changed in place gives its old values: make a new one. What it
+closes over stays in memory until `jax.clear_caches()`: hand arrays over as inputs.
 
 Sharpness is not generalisation. It follows the learning rate at least as closely as it follows the
 test error (Andriushchenko et al., 2023), and where the loss does not change when weights are

@@ -18,7 +18,16 @@ from zsharp_jax.sharpness._arguments import (
     refuse_nonfinite_loss,
 )
 from zsharp_jax.sharpness._objective import Objective, checked_objective
-from zsharp_jax.sharpness._vectors import Homes, dot, gaussian, homes_of, placed, size_of, unit
+from zsharp_jax.sharpness._vectors import (
+    Homes,
+    dot,
+    gaussian,
+    homes_of,
+    in_all,
+    placed,
+    size_of,
+    unit,
+)
 
 
 class Spectrum(NamedTuple):
@@ -76,7 +85,8 @@ def hessian_spectrum(
         TypeError: If a leaf of `params` is not a real floating-point array, `key` is no key, or
             arguments are in the wrong place.
         ValueError: If an argument is out of range, or the batch cannot be split as asked.
-        FloatingPointError: If the loss or its Hessian is not finite.
+        FloatingPointError: If the loss or its Hessian is not finite, or the Hessian is so large or
+            small that squares leave float32 (beyond about 1e19, below about 1e-16).
 
     Example:
         >>> from zsharp_jax.sharpness import hessian_spectrum
@@ -174,15 +184,25 @@ def _lanczos(
         loss, image = objective.curvature_along(vector, params, *inputs)
         # Once would leave what rounding puts back, and copies of eigenvalues with it.
         rest = _orthogonal(_orthogonal(image, basis), basis)
-        length = tree_norm(rest)
-        is_closed = length <= jnp.finfo(length.dtype).eps * tree_norm(image)
+        length, whole = tree_norm(rest), tree_norm(image)
+        is_closed = length <= jnp.finfo(length.dtype).eps * whole
         beside = jnp.where(is_closed, 0, length)
-        return (basis, rest, is_closed), (loss, dot(vector, image), beside)
+        found = loss, dot(vector, image), beside, whole, _is_not_zero(image)
+        return (basis, rest, is_closed), found
 
     rows = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), params)
     start = placed(rows, homes, stacked=1), first, jnp.array(False)
-    (basis, *_), (losses, diagonal, beside) = jax.lax.scan(step, start, jnp.arange(steps))
-    return losses[0], diagonal, beside[:-1], basis
+    (basis, *_), found = jax.lax.scan(step, start, jnp.arange(steps))
+    losses, diagonal, beside, lengths, are_not_zero = found
+    # Squares of what is larger overflow. Those of what is smaller lose digits, or are 0.
+    limits, longest = jnp.finfo(lengths.dtype), jnp.max(lengths)
+    is_too_short = jnp.any(are_not_zero) & (longest < jnp.sqrt(limits.tiny / limits.eps))
+    is_lost = is_too_short | ~jnp.isfinite(longest)
+    return losses[0], jnp.where(is_lost, jnp.nan, diagonal), beside[:-1], basis
+
+
+def _is_not_zero(tree: optax.Params) -> jax.Array:
+    return functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in jax.tree.leaves(tree)])
 
 
 def _with_row(basis: optax.Params, index: jax.Array, vector: optax.Params) -> optax.Params:
@@ -199,7 +219,7 @@ def _orthogonal(vector: optax.Params, basis: optax.Params) -> optax.Params:
         # No `tensordot`: over what explicit axes split it would have to be told where to end up.
         return jnp.sum(rows * leaf[None], axis=tuple(range(1, rows.ndim)))
 
-    parts = jnp.asarray(sum(jax.tree.leaves(jax.tree.map(along_rows, basis, vector))))
+    parts = in_all(jax.tree.leaves(jax.tree.map(along_rows, basis, vector)))
 
     def without(leaf, rows):
         return leaf - jnp.tensordot(parts.astype(leaf.dtype), rows, 1, precision="highest")

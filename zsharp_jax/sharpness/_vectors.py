@@ -3,8 +3,9 @@
 Nothing is flattened into one long vector, since that would gather what is sharded.
 """
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import optax
 from jax.core import Tracer
 
 from zsharp_jax._norm import tree_norm
+from zsharp_jax._precision import widest
 
 Homes = tuple[jax.NamedSharding | None, ...]
 
@@ -78,8 +80,14 @@ def _drawn(
 
 def dot(one: optax.Params, other: optax.Params) -> jax.Array:
     """The inner product, in the dtype of the widest leaf."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
-    return jnp.asarray(sum(jax.tree.leaves(products)))
+    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))
+    return in_all(products)
+
+
+def in_all(parts: Sequence[jax.Array]) -> jax.Array:
+    """The sum of what the leaves come to, in the dtype of the widest."""
+    dtype = widest(*parts)
+    return functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
 
 
 def scaled(tree: optax.Params, factor: jax.Array) -> optax.Params:

@@ -67,7 +67,7 @@ def worst_loss(
     Raises:
         TypeError: If a leaf of `params` is not a real floating-point array.
         ValueError: If an argument is out of range, or the batch cannot be split evenly.
-        FloatingPointError: If a loss on the way is not finite.
+        FloatingPointError: If a loss, or the norm of a gradient, on the way is not finite.
 
     Example:
         >>> from zsharp_jax.sharpness import worst_loss
@@ -92,15 +92,19 @@ def worst_loss(
     )
     refuse_nonfinite_loss(search.clean)
     refuse_nonfinite("the loss within the ball", search.last, "take a smaller rho")
+    way_out = "multiply the loss by a small number"
+    refuse_nonfinite("the norm of a gradient within the ball", search.norms, way_out)
     return search.highest
 
 
 class _Losses(NamedTuple):
-    """The loss at w, the highest one, and one that is finite only if all on the way were."""
+    """The loss at w, the highest one; the sums of all on the way, and of ||g|| there, which are
+    finite only if all were."""
 
     clean: jax.Array
     highest: jax.Array
     last: jax.Array
+    norms: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("steps", "groups", "homes"))
@@ -146,16 +150,17 @@ def _climb(
             functools.partial(jnp.where, rises), (there, aim_of(gradients)), (here, aim)
         )
         share = jnp.where(rises, jnp.minimum(1, 2 * share), share / 2)
-        return (here, jnp.where(rises, loss, highest), aim, share), loss
+        return (here, jnp.where(rises, loss, highest), aim, share), (loss, tree_norm(gradients))
 
     clean, gradients = objective.value_and_grad(params, *inputs)
     aim = aim_of(gradients)
     # At a stationary point a gradient shows no way up, and any other direction may.
+    norm = tree_norm(gradients)
     aim = jax.lax.cond(
-        tree_norm(gradients) == 0,
+        norm == 0,
         lambda: aim_of(gaussian(jax.random.key(0), params, homes)),
         lambda: aim,
     )
     start = jax.tree.map(jnp.zeros_like, params), clean, aim, jnp.ones_like(clean)
-    (_, highest, _, _), losses = jax.lax.scan(try_one, start, length=steps)
-    return _Losses(clean, highest, jnp.sum(losses))
+    (_, highest, _, _), (losses, norms) = jax.lax.scan(try_one, start, length=steps)
+    return _Losses(clean, highest, jnp.sum(losses), norm + jnp.sum(norms))
