@@ -109,8 +109,9 @@ def sharp_value_and_grad(
             batch, in every group), and a step costs 1 + 1/k passes. The clean loss, aux and ||g||
             are those of the share.
         one_pass: Whether ε comes from the gradient that the step before took at w + ε, so that a
-            step takes one gradient and not two. The first step is plain. Nothing is evaluated at
-            w: `value` and aux are those at w + ε, and `info` has no `loss` and `gradient_norm`.
+            step takes one gradient and not two. The first step is plain, and a schedule of rho does
+            not count it. Nothing is evaluated at w: `value` and aux are those at w + ε, and `info`
+            has no `loss` and `gradient_norm`.
         narrow_weights: In which dtype the loss function gets w + ε if w is bfloat16 or float16, in
             which a small ε would round away. `"widened"`: float32, exact, which it must accept.
             `"rounded"`: the dtype of w, for a loss function that needs it (a scan over layers,
