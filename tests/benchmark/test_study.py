@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tiny import SETTINGS
 
 from zsharp_jax.benchmark.commands.study import STUDIED
@@ -254,6 +255,20 @@ def test_a_method_of_which_no_run_finished_has_a_row_without_figures():
 def test_all_that_is_compared_is_trained():
     assert set(STUDIED) <= set(METHODS)
     assert {method for part in PARTS for method in part[:2]} <= set(STUDIED)
+
+
+def test_a_long_title_fits_its_picture():
+    title = "vit_3_4_4_64 on cifar10, 5,000 training images, 20 % of the training labels wrong: "
+    title += "mean and 95 % interval over 5 seeds"
+    for figure in (
+        draw_against_length(cells_of(RECORDS), title),
+        draw_gains(cells_of(RECORDS), title),
+    ):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        box = figure._suptitle.get_window_extent(canvas.get_renderer())
+        assert 0 < box.x0 < box.x1 < figure.bbox.width
+        assert figure.get_suptitle() == title.replace(": ", ":\n")
 
 
 def test_rows_come_in_the_order_in_which_runs_do():

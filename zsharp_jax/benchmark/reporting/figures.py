@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ _NAMELESS = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 _LONG = 14  # from there on a legend would be as high as the figure
+_LETTERS_AN_INCH = 11  # of a title
 _MARKED = 6  # about so many points of a curve have a marker
 
 
@@ -47,7 +49,8 @@ def draw_curves(records: Sequence[Record]) -> Figure:
         settings = finished[0]["settings"]
         seeds = len({record["settings"]["seed"] for record in finished})
         spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed"
-        figure.suptitle(f"{subject_of(settings['model'], settings['dataset'], settings)}: {spread}")
+        subject = subject_of(settings["model"], settings["dataset"], settings)
+        title_above(figure, f"{subject}: {spread}")
     return figure
 
 
@@ -136,6 +139,16 @@ def draw_band(axes: Axes, runs: np.ndarray, *, label: str, look: Look) -> None:
         std = runs.std(axis=0, ddof=1)
         low = np.maximum(mean - std, runs.min(axis=0) / 2)  # above 0, for a logarithmic axis
         axes.fill_between(epochs, low, mean + std, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """The title of a figure; a long one goes on in a second line after its colon."""
+    width = round(_LETTERS_AN_INCH * figure.get_figwidth())
+    lines = []
+    for line in title.splitlines():
+        parts = line.replace(": ", ":\n", 1) if len(line) > width else line
+        lines += [short for part in parts.splitlines() for short in textwrap.wrap(part, width)]
+    figure.suptitle("\n".join(lines))
 
 
 def legend_beside(figure: Figure, axes: Axes) -> None:

@@ -7,7 +7,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from zsharp_jax import zscore_filter
 from zsharp_jax.benchmark.reporting import small_network
-from zsharp_jax.benchmark.reporting.figures import tidy
+from zsharp_jax.benchmark.reporting.figures import tidy, title_above
 from zsharp_jax.benchmark.reporting.looks import look_of
 
 LAYER, QUANTILE = "layer_2", 0.95
@@ -48,7 +48,7 @@ def draw_filter(gradient: np.ndarray, quantile: float, title: str = "") -> Figur
         image, ax=[before, after], shrink=0.8, extend="both", label="entry of the gradient"
     )
     _draw_choice(choice, zscores, float(np.quantile(zscores, quantile)))
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure
 
 

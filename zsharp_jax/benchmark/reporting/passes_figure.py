@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from zsharp_jax.benchmark.reporting.contrasts import difference
-from zsharp_jax.benchmark.reporting.figures import legend_beside, tidy
+from zsharp_jax.benchmark.reporting.figures import legend_beside, tidy, title_above
 from zsharp_jax.benchmark.reporting.looks import looks_of
 from zsharp_jax.benchmark.reporting.questions import each_at_its_best
 from zsharp_jax.benchmark.reporting.study_cells import Cell
 from zsharp_jax.benchmark.runs.methods import METHODS
 
 _ROW, _AROUND = 0.28, 1.4  # inches: the height of a row, and of all that is above and below
+_FEWEST = 6  # rows for which there is room, so that the axis's name fits beside them
 
 
 def draw_gains(cells: Sequence[Cell], title: str) -> Figure | None:
@@ -37,7 +38,7 @@ def draw_gains(cells: Sequence[Cell], title: str) -> Figure | None:
         return None
     passes = {name: METHODS[method_of[name]].passes for name in found}
     order = sorted(found, key=lambda name: (passes[name], found[name].mean))
-    figure = Figure(figsize=(8.5, _AROUND + _ROW * len(order)), layout="constrained")
+    figure = Figure(figsize=(8.5, _AROUND + _ROW * max(_FEWEST, len(order))), layout="constrained")
     axes = figure.subplots()
     looks = looks_of({name: method_of[name] for name in order})
     for row, name in enumerate(order):
@@ -57,5 +58,5 @@ def draw_gains(cells: Sequence[Cell], title: str) -> Figure | None:
     axes.set_yticks(range(len(order)), [f"{name}, {passes[name]:g}" for name in order])
     axes.set(xlabel="points of test accuracy above adamw", ylabel="method, passes a step")
     tidy(axes)
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure

@@ -15,6 +15,7 @@ from zsharp_jax.benchmark.reporting.figures import (
     legend_beside,
     plain_numbers,
     tidy,
+    title_above,
     whole_numbers,
 )
 from zsharp_jax.benchmark.reporting.looks import Look, look_of
@@ -59,7 +60,7 @@ def draw_train_loss(
         tidy(axes)
         plain_numbers(axes.yaxis)
     legend_beside(figure, figure.axes[0])
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure
 
 
@@ -91,7 +92,7 @@ def draw_accuracy(points: Mapping[str, Sequence[Point]], title: str) -> Figure:
     )
     figure.supylabel("test accuracy (%)", fontsize="medium")
     legend_beside(figure, panels[0])
-    figure.suptitle(f"{title}, {names.pop()}" if len(names) == 1 else title)
+    title_above(figure, f"{title}, {names.pop()}" if len(names) == 1 else title)
     return figure
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.figure import Figure
 
-from zsharp_jax.benchmark.reporting.figures import legend_beside, plain_numbers, tidy
+from zsharp_jax.benchmark.reporting.figures import legend_beside, plain_numbers, tidy, title_above
 from zsharp_jax.benchmark.reporting.looks import Look
 
 _BROAD = 0.01  # how broad an eigenvalue is drawn, as a part of the range of all of them
@@ -80,7 +80,7 @@ def draw_contours(
     bar.ax.yaxis.set_minor_locator(ticker.NullLocator())
     figure.supxlabel(f"c {_STEP}", fontsize="medium")
     figure.supylabel("e along a second one", fontsize="medium")
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure
 
 
@@ -148,5 +148,5 @@ def _one_panel():
 def _finished(figure: Figure, title: str) -> Figure:
     tidy(figure.axes[0])
     legend_beside(figure, figure.axes[0])
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure

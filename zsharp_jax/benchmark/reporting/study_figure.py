@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zsharp_jax.benchmark.reporting.broken_axis import panels_for
-from zsharp_jax.benchmark.reporting.figures import legend_beside, plain_numbers, tidy
+from zsharp_jax.benchmark.reporting.figures import legend_beside, plain_numbers, tidy, title_above
 from zsharp_jax.benchmark.reporting.looks import Look, looks_of
 from zsharp_jax.benchmark.reporting.study_cells import Cell
 
@@ -38,7 +38,7 @@ def draw_against_length(cells: Sequence[Cell], title: str) -> Figure:
     panels[-1].set_xlabel("‖ε‖ in the last epoch, at the steps that have one")
     figure.supylabel("test accuracy (%)", fontsize="medium")
     legend_beside(figure, panels[0])
-    figure.suptitle(title)
+    title_above(figure, title)
     return figure
 
 
