@@ -122,23 +122,26 @@ def write_picture(figure: Figure, folder: pathlib.Path, name: str) -> None:
         write_whole(folder / f"{name}.{kind}", rendered(figure, kind))
 
 
-def draw_band(axes: Axes, runs: np.ndarray, *, label: str, look: Look) -> None:
+def draw_band(
+    axes: Axes, runs: np.ndarray, *, label: str, look: Look, places: np.ndarray | None = None
+) -> None:
     """Draws a mean over seeds, and ± their sample std as a band.
 
     Args:
         axes: Where to draw.
-        runs: What to draw, of shape (seeds, epochs).
+        runs: What to draw, of shape (seeds, points).
         label: What the legend calls it.
         look: That of the method.
+        places: Where the points lie; None for epochs, from 1.
     """
-    epochs = np.arange(1, runs.shape[1] + 1)
+    places = np.arange(1, runs.shape[1] + 1) if places is None else places
     mean = runs.mean(axis=0)
-    between = max(1, len(epochs) // _MARKED)
-    axes.plot(epochs, mean, label=label, markevery=between, **look.of_line)
+    between = max(1, len(places) // _MARKED)
+    axes.plot(places, mean, label=label, markevery=between, **look.of_line)
     if len(runs) > 1:
         std = runs.std(axis=0, ddof=1)
         low = np.maximum(mean - std, runs.min(axis=0) / 2)  # above 0, for a logarithmic axis
-        axes.fill_between(epochs, low, mean + std, color=look.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(places, low, mean + std, color=look.colour, alpha=0.15, linewidth=0)
 
 
 def title_above(figure: Figure, title: str) -> None:

@@ -7,7 +7,13 @@ import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.figure import Figure
 
-from zsharp_jax.benchmark.reporting.figures import legend_beside, plain_numbers, tidy, title_above
+from zsharp_jax.benchmark.reporting.figures import (
+    draw_band,
+    legend_beside,
+    plain_numbers,
+    tidy,
+    title_above,
+)
 from zsharp_jax.benchmark.reporting.looks import Look
 
 _BROAD = 0.01  # how broad an eigenvalue is drawn, as a part of the range of all of them
@@ -28,16 +34,9 @@ def draw_lines(losses: Mapping[str, np.ndarray], looks: Mapping[str, Look], titl
     """
     figure, axes = _one_panel()
     for label, of_seeds in losses.items():
-        look = looks[label]
         visible = np.maximum(np.where(np.isfinite(of_seeds), of_seeds, np.nan), 1e-8)
-        mean, coefficients = visible.mean(axis=0), np.linspace(-1, 1, visible.shape[1])
-        axes.plot(coefficients, mean, **look.of_line | {"label": label, "markevery": 5})
-        if len(visible) > 1:
-            std = visible.std(axis=0, ddof=1)
-            low = np.maximum(mean - std, visible.min(axis=0) / 2)
-            axes.fill_between(
-                coefficients, low, mean + std, color=look.colour, alpha=0.15, linewidth=0
-            )
+        coefficients = np.linspace(-1, 1, visible.shape[1])
+        draw_band(axes, visible, label=label, look=looks[label], places=coefficients)
     axes.set(yscale="log", xlabel=f"c {_STEP}", ylabel="loss on training images, at w + c d")
     plain_numbers(axes.yaxis)
     return _finished(figure, title)

@@ -42,6 +42,9 @@ def write_study(
     if gains := draw_gains(cells, title):
         pictures["Gain over adamw and passes a step"] = _GAINS
         write_picture(gains, folder, _GAINS)
+    else:  # one of runs that have been replaced would mislead
+        for name in picture_files(_GAINS):
+            (folder / name).unlink(missing_ok=True)
     text = study_markdown(records, command, pictures)
     write_whole(folder / "study.md", text.encode(errors="backslashreplace"))
     print(text)
