@@ -291,18 +291,13 @@ def test_what_cannot_be_measured_is_refused(measure):
         measure(layer_loss, LAYER, *BATCH, microbatches=5)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e-17, 1e19, 1e25])
-def test_curvature_whose_squares_leave_float32_is_refused(scale):
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e-19, 1e-17, 1e19, 1e30])
+def test_curvature_whose_squares_leave_float32_is_measured(scale):
     def bowl(w, scale):
         return scale * jnp.sum(jnp.array([1.0, 2.0, 4.0]) * w**2) / 2
 
-    w = jnp.full(3, 1e-3)
-    with pytest.raises(FloatingPointError, match="multiply the loss by a number"):
-        hessian_spectrum(bowl, w, scale, key=KEY, steps=3)
-    for held in (1e-15, 1e18):
-        found = hessian_spectrum(bowl, w, held, key=KEY, steps=3).eigenvalues
-        np.testing.assert_allclose(found / held, [1, 2, 4], rtol=1e-5)
-    assert not np.any(hessian_spectrum(jnp.sum, w, key=KEY, steps=3).eigenvalues)
+    found = hessian_spectrum(bowl, jnp.full(3, 1e-3), scale, key=KEY, steps=3)
+    np.testing.assert_allclose(found.eigenvalues, np.multiply(scale, [1, 2, 4]), rtol=1e-5)
 
 
 def test_a_slope_whose_square_overflows_has_no_worst_loss():

@@ -43,10 +43,7 @@ def refuse_nonfinite_loss(loss: jax.Array) -> None:
 
 def refuse_nonfinite_hessian(value: jax.Array) -> None:
     """Raises unless what was made of the Hessian is finite."""
-    way_out = (
-        "look in the loss for a root, a norm or a division that has no derivative there; if its "
-        "curvature is extremely large or small, multiply the loss by a number"
-    )
+    way_out = "look in the loss for a root, a norm or a division that has no derivative there"
     refuse_nonfinite("the Hessian at `params`", value, way_out)
 
 

@@ -95,9 +95,21 @@ def scaled(tree: optax.Params, factor: jax.Array) -> optax.Params:
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
 
+def length_of(tree: optax.Params) -> jax.Array:
+    """The L2 norm, also of entries whose squares are beyond the largest float or below the least.
+
+    Curvature may be that large or small: where weights do not matter to scale, it goes as one over
+    their square.
+    """
+    most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    largest = functools.reduce(jnp.maximum, [each.astype(widest(*most)) for each in most])
+    largest = jnp.where(largest > 0, largest, 1)
+    return largest * tree_norm(scaled(tree, 1 / largest))
+
+
 def unit(tree: optax.Params) -> optax.Params:
     """The same with length 1; a zero stays zero."""
-    length = tree_norm(tree)
+    length = length_of(tree)
     return scaled(tree, jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0))
 
 
