@@ -362,6 +362,7 @@ SPREAD = {
 
 
 @pytest.mark.parametrize("kinds, spec", SPREAD.values(), ids=SPREAD)
+@pytest.mark.fast_for("explicit, sharded", "of both kinds")
 def test_every_measure_takes_a_mesh_that_is_not_the_current_one(kinds, spec):
     axis_types = tuple(jax.sharding.AxisType[kind] for kind in kinds)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=axis_types)
