@@ -254,14 +254,14 @@ def test_a_norm_that_overflows_does_not_spoil_what_an_ascent_keeps():
 
 
 def test_a_line_search_gets_its_own_arguments_alone():
-    def quartic(w):
-        return jnp.sum((w - 1) ** 4)
+    def quartic(w, centre=1.0):
+        return jnp.sum((w - centre) ** 4)
 
     tx, w = sharpness_aware(optax.lbfgs(), sam(0.01)), jnp.zeros(3)
     state = tx.init(w)
     for _ in range(30):
         loss, gradients = jax.value_and_grad(quartic)(w)
-        of_search = {"value": loss, "grad": gradients, "value_fn": quartic}
+        of_search = {"value": loss, "grad": gradients, "value_fn": quartic, "centre": 1.0}
         updates, state = tx.update(gradients, state, w, grad_fn=jax.grad(quartic), **of_search)
         w = optax.apply_updates(w, updates)
     assert quartic(w) < 1e-3

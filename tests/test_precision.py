@@ -13,6 +13,7 @@ from zsharp_jax import (
     asam,
     friendly_sam,
     init_state,
+    mix_gradients,
     sam,
     sam_step,
     scale_to_norm,
@@ -216,6 +217,18 @@ def test_a_step_moves_complex_parameters_downhill(optimizer):
     for _ in range(60):
         state, _ = step(state)
     np.testing.assert_allclose(state.params, target, atol=0.02)
+
+
+def test_a_loop_conjugates_complex_gradients_behind_the_links():
+    target = jnp.array([1.0 + 2.0j, -1.0j])
+    conjugate = optax.stateless(lambda gradients, _: jax.tree.map(jnp.conj, gradients))
+    optimizer = optax.chain(mix_gradients(0.3), conjugate, optax.sgd(0.1))
+    tx, w = sharpness_aware(optimizer, sam(0.05)), jnp.array([2.0 - 1.0j, 3.0 + 0.0j])
+    grad_fn, state = jax.grad(lambda w: jnp.sum(jnp.abs(w - target) ** 2)), tx.init(w)
+    for _ in range(60):
+        updates, state = tx.update(grad_fn(w), state, w, grad_fn=grad_fn)
+        w = optax.apply_updates(w, updates)
+    np.testing.assert_allclose(w, target, atol=0.02)
 
 
 def test_complex_tensors_are_not_filtered():

@@ -259,11 +259,12 @@ MISTAKES = {
     "decay as text": (lambda: friendly_sam(0.1, 1.0, "0"), "`decay` must be a number, got the"),
     "several radii in a trace": (
         lambda: jax.jit(lambda rhos: sam(rhos).init(PARAMS))(jnp.ones(3)),
-        "`rho` must be a single number, got 3 of them: for several, map over them with `jax.vmap`",
+        "`rho` must be a single number, got an array of shape (3,): for several, map over them "
+        "with `jax.vmap`",
     ),
     "several decays": (
         lambda: friendly_sam(0.1, decay=[0.1, 0.2]),
-        "`decay` must be a single number, got 2 of them",
+        "`decay` must be a single number, got an array of shape (2,)",
     ),
     "a truth value as rho in a trace": (
         lambda: jax.jit(lambda rho: sam(rho).init(PARAMS))(True),
@@ -279,7 +280,8 @@ MISTAKES = {
     ),
     "a link of flat gradients": (
         lambda: step_with(FLAT)(first_state(FLAT), *BATCH),
-        "what `surrogate_gap` gets must be a tree like `clean_gradients`",
+        "the gradients that `surrogate_gap` gets must be a tree like `clean_gradients`, but it is "
+        "an array of shape (5,), not a `dict`: put the link where they have the form of",
     ),
     "groups as text": (lambda: step_with(groups="2"), "`groups` must be a number, got the"),
 }
@@ -300,6 +302,14 @@ def test_a_state_is_used_once(options):
     for used, target in ((first, jnp.zeros(3)), (second, second.params)):
         with pytest.raises(ValueError, match=r"takes over the memory.*jax.tree.map\(jnp.copy"):
             step(used, target)
+
+
+def test_an_array_that_a_state_holds_twice_is_named():
+    leaf = jnp.ones(3)
+    twice = {"a": leaf, "b": leaf}
+    state = first_state(params=twice)._replace(params=twice)
+    with pytest.raises(ValueError, match="or is there twice"):
+        step_with(loss_fn=lambda params: jnp.sum(params["a"] * params["b"]))(state)
 
 
 def test_an_error_of_the_users_own_is_handed_on():

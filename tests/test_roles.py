@@ -212,7 +212,7 @@ def test_what_was_right_for_one_tree_is_tried_with_another():
             init_state({name: np.ones((4, 4)) for name in MIDDLE}, *pair)
 
 
-def test_the_trial_calls_nothing_of_the_users():
+def test_the_trial_leaves_no_effects():
     called = []
 
     def seen(gradients, params):

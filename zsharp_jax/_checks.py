@@ -164,8 +164,8 @@ def _refuse_text(name: str, value: Any) -> None:
 def _refuse_several(name: str, value: Any) -> None:
     if np.ndim(value):
         raise ValueError(
-            f"`{name}` must be a single number, got {len(value)} of them: for several, map over "
-            "them with `jax.vmap`."
+            f"`{name}` must be a single number, got an array of shape {np.shape(value)}: for "
+            "several, map over them with `jax.vmap`."
         )
 
 

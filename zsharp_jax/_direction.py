@@ -62,7 +62,10 @@ def _holds(
     places: Collection[int] | None = None,
     size: float = 1.0,
 ) -> bool:
-    """Whether the first updates of some leaves, or all, keep a law; no if the trial fails."""
+    """Whether the first updates of some leaves, or all, keep a law.
+
+    No if the trial fails, or would have effects such as those of `jax.debug.print`.
+    """
     try:
         with _on_the_host():
             # Noise lies on one side by chance, but not for both signs of the gradient.

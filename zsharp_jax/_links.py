@@ -17,9 +17,10 @@ import optax
 
 from zsharp_jax._checks import checked_nonnegative, scheduled
 from zsharp_jax._norm import tree_norm
-from zsharp_jax._precision import at_least_float32, wide_zeros
+from zsharp_jax._precision import at_least_float32, at_least_float32_dtype, wide_zeros
+from zsharp_jax._trees import first_difference
 
-_ROUNDING = 10  # in units of the last place: what is left of the difference of two equal vectors
+_ROUNDING = 10  # in units of the last place: what a difference of vectors loses in float32 or wider
 
 
 class LinkState(NamedTuple):
@@ -178,7 +179,8 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
         across = _part_across(gradients, clean)
         length = tree_norm(across)
         # Where g_s lies along g, what is left across is what rounding leaves.
-        is_there = length > _ROUNDING * jnp.finfo(length.dtype).eps * tree_norm(gradients)
+        rounding = max(map(_rounding, jax.tree.leaves(updates)), default=0.0)
+        is_there = length > rounding * tree_norm(gradients)
         safe = jnp.where(is_there, length, 1)
         found = jax.tree.map(lambda v: jnp.where(is_there, v / _like(v, safe), 0), across)
         # What is not finite would spoil every step up to the next sharp one.
@@ -234,14 +236,13 @@ def _needed(link: str, argument: str, tree: Any, updates: optax.Updates) -> opta
     def one_leaf(update, leaf):
         return update if _is_masked(update) else at_least_float32(leaf)
 
-    try:
-        return jax.tree.map(one_leaf, updates, tree, is_leaf=_is_masked)
-    except ValueError as error:
+    is_partial = any(map(_is_masked, jax.tree.leaves(updates, is_leaf=_is_masked)))
+    if not is_partial and (difference := first_difference(updates, tree)):
         raise ValueError(
-            f"what `{link}` gets must be a tree like `{argument}`, but {str(error).rstrip('.')}: "
-            "put the link where gradients have the form of the parameters, outside of "
-            "`optax.flatten`."
-        ) from error
+            f"the gradients that `{link}` gets must be a tree like `{argument}`, but {difference}: "
+            "put the link where they have the form of the parameters, outside of `optax.flatten`."
+        )
+    return jax.tree.map(one_leaf, updates, tree, is_leaf=_is_masked)
 
 
 def _is(value: Any, neutral: float) -> bool:
@@ -269,8 +270,14 @@ def _part_across(tree: optax.Updates, other: optax.Updates) -> optax.Updates:
 
 
 def _like(leaf: jax.Array, number: Any) -> jax.Array:
-    """A number in the real dtype of a leaf: of leaves of several dtypes the widest decides."""
-    return jnp.asarray(number).astype(leaf.real.dtype)
+    """A number in the dtype of a leaf, which strict promotion asks for."""
+    return jnp.asarray(number).astype(leaf.dtype)
+
+
+def _rounding(leaf: jax.Array) -> float:
+    """How large a part of a gradient may be what rounding has left, also before it was widened."""
+    own, wide = (jnp.finfo(d).eps for d in (leaf.dtype, at_least_float32_dtype(leaf.dtype)))
+    return float(max(own, _ROUNDING * wide))
 
 
 def _or_zero(norm: jax.Array) -> jax.Array:

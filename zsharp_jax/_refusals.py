@@ -164,20 +164,18 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
         try:
             return step(state, *inputs)
         except (RuntimeError, ValueError) as error:
-            # Both may be words of the loss function's own error, and after another error, such as
-            # too little memory, the state is deleted too.
-            is_twice = str(error).startswith("INVALID_ARGUMENT") and "donated" in str(
-                error
-            )  # XLA's
+            # Both may be words of the loss function's own error, but that begins otherwise. After
+            # another error, such as too little memory, the state is deleted too.
+            is_there_twice = str(error).startswith("INVALID_ARGUMENT") and "donate" in str(error)
             is_used = "deleted" in str(error) and _some_are_deleted((state, inputs))
-            if not is_twice and not is_used:
+            if not is_there_twice and not is_used:
                 raise
             raise ValueError(
-                "an array of this state, or an input that is one of its arrays, is gone: a step "
-                "takes over the memory of the state that it gets. Go on with the state that the "
-                "last step returned. What you keep of a state (the best weights, a target network) "
-                "copy before you hand it over, `jax.tree.map(jnp.copy, state.params)`, or make the "
-                "step with `donate=False`."
+                "an array of this state is gone, or is there twice, in the state or as an input: a "
+                "step takes over the memory of the state that it gets. Go on with the state that "
+                "the last step returned. What you keep of a state (the best weights, a target "
+                "network) copy before you hand it over, `jax.tree.map(jnp.copy, state.params)`, or "
+                "make the step with `donate=False`."
             ) from error
 
     return checked

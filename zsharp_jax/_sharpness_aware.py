@@ -1,5 +1,7 @@
 """An Optax optimizer that takes its gradient at w + ε, for loops that call `optimizer.update`."""
 
+import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +88,7 @@ def sharpness_aware(
         gradients on the same batch, such as `jax.grad(loss_fn)`; for a mean over micro-batches
         (`optax.MultiSteps`) it must cover all of them, see `mean_value_and_grad`. Any other extra
         argument reaches `optimizer`. Of complex parameters hand over JAX's gradients as they are,
-        and conjugate them in the chain of `optimizer`.
+        and conjugate them in the chain of `optimizer`, behind its links.
 
     Raises:
         TypeError: If `optimizer` or `ascent` is no Optax transformation; on `init`, if the
@@ -201,15 +203,28 @@ def _loss_and_gradients(result: Any) -> tuple[jax.Array, optax.Updates]:
 
 
 def _for_line_search(extra_args: dict[str, Any]) -> dict[str, Any]:
-    """The same; a line search gives its `value_fn` all arguments that it does not know itself."""
+    """The same, with a `value_fn` that takes our two arguments too.
+
+    A line search gives `value_fn` all arguments that it does not know itself, by the names in its
+    signature, and refuses what is left over.
+    """
     value_fn = extra_args.get("value_fn")
     if not callable(value_fn):
         return extra_args
+    signature = inspect.signature(value_fn)
+    ours = [
+        name for name in ("clean_gradients", "perturbation") if name not in signature.parameters
+    ]
 
-    def without_ours(params, *args, clean_gradients=None, perturbation=None, **others):
-        del clean_gradients, perturbation
-        return value_fn(params, *args, **others)
+    @functools.wraps(value_fn)
+    def without_ours(*args, **keywords):
+        return value_fn(*args, **{k: v for k, v in keywords.items() if k not in ours})
 
+    theirs = list(signature.parameters.values())
+    rest = [each for each in theirs if each.kind is each.VAR_KEYWORD]
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ours]
+    parameters = [*(each for each in theirs if each not in rest), *added, *rest]
+    vars(without_ours)["__signature__"] = signature.replace(parameters=parameters)
     return {**extra_args, "value_fn": without_ours}
 
 

@@ -29,6 +29,7 @@ from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.reporting import figures
 from zsharp_jax.benchmark.reporting.comparison import summaries, write_comparison
 from zsharp_jax.benchmark.reporting.markdown import short
+from zsharp_jax.benchmark.reporting.study_files import write_study
 from zsharp_jax.benchmark.runs.files import write_whole
 from zsharp_jax.benchmark.runs.methods import METHODS
 from zsharp_jax.benchmark.runs.networks import NETWORKS
@@ -484,7 +485,9 @@ def test_a_command_of_any_bytes_is_told(compared, tmp_path):
     odd = os.fsdecode(b"odd\xff")
     records = [{**record, "command": [odd]} for record in records_in(compared[0])]
     write_comparison(records, tmp_path)
-    assert "odd\\udcff" in (tmp_path / "table.md").read_text("utf8")
+    write_study(records, tmp_path, [odd])
+    for name in ("table.md", "study.md"):
+        assert "odd\\udcff" in (tmp_path / name).read_text("utf8")
 
 
 def test_the_picture_leaves_out_what_failed():

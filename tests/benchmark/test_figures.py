@@ -122,6 +122,13 @@ def test_points_stand_where_the_perturbed_steps_are_and_radii_have_four_digits(t
     assert points["sam"][0].norm.mean == 0.1
 
 
+def test_radii_that_agree_in_four_digits_are_told_apart(tmp_path):
+    for rho in (0.3 / 8**0.5, 0.1061):
+        run_files.write(tmp_path, change(DIGITS, rho=rho), 0.9, 0.1, 0.2, rho)
+    (picture,) = pictures.accuracy_pictures(rows_of(read_folder(tmp_path)[0])[0])
+    assert len(pictures.labelled(picture)) == 2
+
+
 def test_a_method_with_and_without_a_perturbation_is_named_once(tmp_path):
     for rho in (0.0, 0.1):
         run_files.write(tmp_path, change(DIGITS, rho=rho), 0.9, 0.1, 0.2, rho)

@@ -104,7 +104,7 @@ def test_a_damaged_file_is_named_in_a_line_and_the_others_are_reported(kind, tmp
     assert line.startswith(f"zsharp-bench: skipped {tmp_path}/bad.json: ") and reason in line
     assert len(line) < len(str(tmp_path)) + 200
     assert "| resnet8 | sam |  | 1 | 90.00 |" in printed.out
-    assert "Made from 1 run file; 1 damaged file skipped; " in printed.out
+    assert "Made from 1 run file; 1 damaged or repeated record skipped; " in printed.out
 
 
 def test_what_is_no_file_is_named_too(tmp_path, capsys, monkeypatch):
@@ -170,7 +170,8 @@ def test_all_damaged_leaves_an_empty_report(tmp_path, capsys):
     (tmp_path / "bad.json").write_text("")
     assert exit_code("report", tmp_path) == 1
     assert (
-        capsys.readouterr().out == "# Results\n\nMade from 0 run files; 1 damaged file skipped.\n"
+        capsys.readouterr().out
+        == "# Results\n\nMade from 0 run files; 1 damaged or repeated record skipped.\n"
     )
 
 

@@ -17,6 +17,7 @@ from zsharp_jax.benchmark.reporting.passes_figure import draw_gains
 from zsharp_jax.benchmark.reporting.study import study_markdown
 from zsharp_jax.benchmark.reporting.study_cells import best, cells_of
 from zsharp_jax.benchmark.reporting.study_figure import draw_against_length
+from zsharp_jax.benchmark.reporting.study_files import write_study
 from zsharp_jax.benchmark.runs.methods import METHODS
 
 
@@ -24,6 +25,7 @@ def record(method, rho, seed, accuracy, status="finished"):
     final = {"test_accuracy": accuracy, "train_loss": 0.5, "sharp_loss": 0.75, "test_loss": 0.25}
     settings = dataclasses.replace(SETTINGS, method=method, rho=rho, seed=seed)
     return {
+        "name": f"{method}-{rho}-{seed}",
         "status": status,
         "command": ["zsharp-bench", "compare"],
         "settings": settings.as_dict(),
@@ -269,6 +271,13 @@ def test_a_long_title_fits_its_picture():
         box = figure._suptitle.get_window_extent(canvas.get_renderer())
         assert 0 < box.x0 < box.x1 < figure.bbox.width
         assert figure.get_suptitle() == title.replace(": ", ":\n")
+
+
+def test_no_gains_are_left_of_runs_that_are_gone(tmp_path, capsys):
+    write_study(RECORDS, tmp_path, COMMAND)
+    assert (tmp_path / "gain-against-passes.png").exists()
+    written = write_study(RECORDS[2:], tmp_path, COMMAND)
+    assert sorted(written) == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_rows_come_in_the_order_in_which_runs_do():

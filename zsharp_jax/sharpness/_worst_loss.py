@@ -91,20 +91,22 @@ def worst_loss(
         objective, ascent, params, inputs, steps=steps, groups=groups, homes=homes_of(params)
     )
     refuse_nonfinite_loss(search.clean)
-    refuse_nonfinite("the loss within the ball", search.last, "take a smaller rho")
-    way_out = "multiply the loss by a small number"
-    refuse_nonfinite("the norm of a gradient within the ball", search.norms, way_out)
+    refuse_nonfinite("the loss within the ball", search.sum_of_losses, "take a smaller rho")
+    way_out = "multiply the loss by a small number, or look in it for what has no derivative"
+    refuse_nonfinite("the norm of a gradient within the ball", search.sum_of_norms, way_out)
     return search.highest
 
 
 class _Losses(NamedTuple):
-    """The loss at w, the highest one; the sums of all on the way, and of ||g|| there, which are
-    finite only if all were."""
+    """The loss at w and the highest one.
+
+    The sums are finite only if every loss on the way is, and every ||g|| that was followed.
+    """
 
     clean: jax.Array
     highest: jax.Array
-    last: jax.Array
-    norms: jax.Array
+    sum_of_losses: jax.Array
+    sum_of_norms: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("steps", "groups", "homes"))
@@ -150,7 +152,8 @@ def _climb(
             functools.partial(jnp.where, rises), (there, aim_of(gradients)), (here, aim)
         )
         share = jnp.where(rises, jnp.minimum(1, 2 * share), share / 2)
-        return (here, jnp.where(rises, loss, highest), aim, share), (loss, tree_norm(gradients))
+        followed = jnp.where(rises, tree_norm(gradients), 0)
+        return (here, jnp.where(rises, loss, highest), aim, share), (loss, followed)
 
     clean, gradients = objective.value_and_grad(params, *inputs)
     aim = aim_of(gradients)

@@ -62,7 +62,7 @@ class Dataset:
         if train_images is not None and train_images > len(self.train_images):
             raise RequestError(
                 f"`train_images` must be at most {len(self.train_images)}, got {train_images}: "
-                "there are no more, without those that are held out to validate on"
+                "so many are left to train on"
             )
         return dataclasses.replace(
             self,

@@ -27,7 +27,7 @@ def results_of(row: Row | None, published: Published | None) -> tuple[str, ...]:
         return row.measure(curve) if row else None
 
     accuracy, sharp = found("test_accuracy"), found("sharp_loss")
-    norm = found("perturbation_norm")
+    norm = row.length() if row else None
     return (
         _seeds(row) if row else "",
         _percent(accuracy),

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,16 +63,15 @@ def loss_pictures(rows: Sequence[Row]) -> Iterator[Picture]:
                 for row in picture.rows
                 if count[row.method] == 1 or row.settings.get("rho") == rho
             ]
-            radius = f"rho {_in_four_digits(rho)}"
+            radius = f"rho {_radii_told(picture.rows)[rho]}"
             yield Picture(_file_name(prefix, radius, names), f"{picture.title}, {radius}", members)
 
 
-def _rho_of(row: Row) -> str:
-    return _in_four_digits(row.settings.get("rho"))
-
-
-def _in_four_digits(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _radii_told(rows: Iterable[Row]) -> dict[Value, str]:
+    """Each radius in four digits, or in all of them where two would be the same."""
+    radii = {row.settings.get("rho") for row in rows}
+    short = {rho: f"{rho:.4g}" if isinstance(rho, float) else str(rho) for rho in radii}
+    return short if len(set(short.values())) == len(radii) else {rho: str(rho) for rho in radii}
 
 
 def _without_rho(settings: Mapping[str, Value]) -> dict[str, Value]:
@@ -117,20 +116,23 @@ def looks_in(picture: Picture) -> dict[str, Look]:
 
 def labelled(picture: Picture) -> dict[str, Row]:
     """The rows of a picture by method, one each, and by rho where they differ in it."""
-    radii = {row.settings.get("rho") for row in picture.rows if perturbs(row.method)}
+    radii = _radii_told(row for row in picture.rows if perturbs(row.method))
 
     def label(row: Row) -> str:
         tells_radius = perturbs(row.method) and len(radii) > 1
-        return f"{row.method} (rho {_rho_of(row)})" if tells_radius else row.method
+        return (
+            f"{row.method} (rho {radii[row.settings.get('rho')]})" if tells_radius else row.method
+        )
 
     return {label(row): row for row in picture.rows}
 
 
 def points_of(picture: Picture) -> dict[str, list[run_figures.Point]]:
-    points = {}
+    points, radii = {}, _radii_told(picture.rows)
     for row in picture.rows:
         norm, accuracy = row.length(), row.measure("test_accuracy")
         if norm and accuracy:
-            point = run_figures.Point(f"rho {_rho_of(row)}", norm, accuracy)
+            told_rho = f"rho {radii[row.settings.get('rho')]}"
+            point = run_figures.Point(told_rho, norm, accuracy)
             points.setdefault(row.method, []).append(point)
     return points

@@ -57,7 +57,8 @@ def each_at_its_best(cells: Sequence[Cell]) -> Iterator[Contrast]:
 def where_too_long(cells: Sequence[Cell]) -> Iterator[Contrast]:
     """What a method loses less than SAM from its best radius to the longest that both have.
 
-    A method of which a run failed at that length is left out: the others are its luckier runs.
+    A method is left out if one of its runs, or of SAM's, did not finish at that length: those that
+    did are the luckier ones.
     """
     sam = best(cells, "sam")
     for name in dict.fromkeys(cell.name for cell in cells):

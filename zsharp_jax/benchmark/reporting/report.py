@@ -38,7 +38,7 @@ def _title(runs: Sequence[Run]) -> str:
 def _summary(runs: Sequence[Run], skipped: int) -> str:
     parts = [f"Made from {counted(len(runs), 'run file')}"]
     if skipped:
-        parts.append(f"{counted(skipped, 'damaged file')} skipped")
+        parts.append(f"{counted(skipped, 'damaged or repeated record')} skipped")
     for name in ("device", "JAX", "commit"):
         values = sorted({run.origin[name] for run in runs if name in run.origin})
         if values:

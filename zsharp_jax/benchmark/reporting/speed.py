@@ -23,8 +23,8 @@ _TAKE_NO_TIME = {
 _NOTE = (
     "Mean ± sample std over runs. s/epoch: the median of a run's epochs, without compilation and "
     "evaluation (of sam_late and zsharp_late that is an epoch without a perturbation); images/s: "
-    "training images in that time, each of which takes two passes but for "
-    "adamw; compile s: what compiling took before the first step, once for all runs of a method. "
+    "training images in that time; compile s: what compiling took before the first step, once for "
+    "all runs of a method. "
     "Runs that were trained at once (at_once) share the time that all of them took. Off a CPU, "
     "programs are compiled side by side, and while the first runs train."
 )

@@ -18,6 +18,8 @@ def write_study(
 ) -> list[str]:
     """Prints the tables and writes `STUDY_FILES`, gains only where there is adamw.
 
+    Older pictures of gains are removed where there is none.
+
     Args:
         records: Run files of one dataset and network.
         folder: Where to write.

@@ -26,7 +26,7 @@ Settings = Mapping[str, Value]
 _NOTES = (
     "Mean ± sample std over seeds of what the last epoch ends with: accuracy on all test images; "
     "clean loss at w and sharp loss at w + ε on augmented training images; ‖ε‖, the mean length of "
-    "the perturbation.",
+    "the perturbation at the steps that have one.",
     "Runs share a row where nothing but their seed differs. Those that failed or were cut short "
     "are counted in brackets and are in no average.",
     "*paper* stands beside rows with the paper's settings alone: 200 epochs, batch 256, learning "
