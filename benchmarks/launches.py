@@ -101,9 +101,12 @@ def _asked(options: argparse.Namespace) -> Iterator[tuple[str, str, str, str]]:
 
 
 def fingerprint() -> str:
-    """Of what the figures depend on: the library's code and the compiler."""
-    seen = hashlib.sha256(importlib.metadata.version("jaxlib").encode())
-    for path in sorted(CODE.glob("*.py")) + sorted(CODE.glob("_*/*.py")):
+    """Of what the figures depend on: the library, the networks and what compiles them."""
+    seen = hashlib.sha256()
+    for package in ("jax", "jaxlib", "optax", "flax"):
+        seen.update(importlib.metadata.version(package).encode())
+    here = pathlib.Path(__file__).parent
+    for path in sorted(CODE.rglob("*.py")) + sorted(here.glob("*.py")):
         seen.update(path.read_bytes())
     return seen.hexdigest()[:12]
 

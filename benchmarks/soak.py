@@ -97,7 +97,8 @@ def held(compiled: list[str]) -> Held:
     if statm.exists():
         memory = int(statm.read_text().split()[1]) * resource.getpagesize()
     else:  # not Linux: the most that it ever held, which grows with a leak as well
-        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes
+        memory = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Held(memory / 1e6, len(jax.live_arrays()), len(compiled))
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/step.py --out step.json
 
-Each step is compiled once, as in training: clean pass, ascent, sharp pass, AdamW. Time, the time
-to compile and the memory that the compiled step takes are told as ratios.
+Each step is compiled once, as in training: clean pass, ascent, sharp pass, AdamW. It tells ratios
+of times, the time to compile, and the memory that the compiled step takes.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """A cache gives back what was written, or says in one line why it cannot."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def write(folder, contents):
 @pytest.fixture
 def folder(tmp_path):
     return cache.folder_of(SOURCE, tmp_path)
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left.*train_images\.npy"):
+        write(folder, contents_of())
+    assert not list(folder.parent.glob("*.npy")) and not folder.exists()
 
 
 def test_what_was_written_is_read_memory_mapped(folder):

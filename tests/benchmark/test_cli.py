@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ from zsharp_jax.benchmark.reporting.study_files import write_study
 from zsharp_jax.benchmark.runs.files import write_whole
 from zsharp_jax.benchmark.runs.methods import METHODS
 from zsharp_jax.benchmark.runs.networks import NETWORKS
-from zsharp_jax.benchmark.training import interrupts, session
+from zsharp_jax.benchmark.runs.outcome import CURVES, Outcome
+from zsharp_jax.benchmark.training import interrupts, session, trainer
 from zsharp_jax.models import MODELS
 
 # As `zsharp-bench`, with the network of the other tests.
@@ -538,6 +540,60 @@ def test_ctrl_c_while_xla_compiles_ends_at_once_and_in_order(tmp_path):
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1].endswith("interrupted; runs that had finished are kept")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_ctrl_c_is_noted_also_where_nobody_reads_what_is_said(monkeypatch):
+    def broken_pipe(*_):
+        raise BrokenPipeError
+
+    with interrupts.termination_noted(), interrupts.steps_under_way():
+        monkeypatch.setattr(interrupts.os, "write", broken_pipe)  # `tee` gets the Ctrl-C too
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.is_terminated()
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Every training is stopped after its first epoch."""
+
+    def stop(program, settings, *_, **__):
+        curves = {name: [1.0] for name in CURVES}
+        raise interrupts.Terminated(
+            "stopped", outcome=Outcome("interrupted", steps=22, curves=curves)
+        )
+
+    monkeypatch.setattr(trainer, "train", stop)
+
+
+def test_what_is_written_over_is_removed_before_anything_is_trained_anew(
+    compared, tmp_path, stopped, capsys
+):
+    """So that a command which is cut off goes on with `--resume`, and takes nothing old for new."""
+    shutil.copytree(compared[0], tmp_path, dirs_exist_ok=True)
+    old = {record["name"] for record in records_in(tmp_path)}
+    for folder in ("checkpoints", "weights"):
+        (tmp_path / folder).mkdir()
+    for name in old:
+        (tmp_path / "checkpoints" / name).mkdir()
+        (tmp_path / "weights" / f"{name}.npz").touch()
+    options = ["--methods", "zsharp", "--seeds", "2", "--epochs", "1", "--out", tmp_path]
+    assert exit_code("compare", *options, "--overwrite") == 0
+    left = {record["name"]: record for record in records_in(tmp_path)}
+    assert [record["status"] for record in left.values()].count("finished") == 2  # those of adamw
+    others = {name for name in old if "-adamw-" in name}
+    assert others == {name for name in left if left[name]["status"] == "finished"}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == others
+    assert {path.stem for path in (tmp_path / "weights").iterdir()} == others
+
+
+def test_a_finished_run_stays_finished_where_it_is_trained_again_for_its_weights(
+    compared, tmp_path, stopped
+):
+    shutil.copytree(compared[0], tmp_path, dirs_exist_ok=True)
+    before = records_in(tmp_path)
+    options = ["--methods", "adamw", "zsharp", "--seeds", "2", "--epochs", "1", "--out", tmp_path]
+    assert exit_code("compare", *options, "--resume", "--keep-weights") == 0
+    assert records_in(tmp_path) == before
 
 
 def test_a_ctrl_c_that_a_callback_lost_takes_effect_at_the_next_step():

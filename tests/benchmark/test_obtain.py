@@ -1,6 +1,7 @@
 """A dataset comes from the cache, a prepared folder, an archive or the network, in this order."""
 
 import dataclasses
+import errno
 import functools
 import gc
 import http.server
@@ -176,6 +177,17 @@ class TestDownload:
         kept = archive.manual_folder(data_dir) / source.archive_name
         assert kept.read_bytes() == path.read_bytes()
         assert "downloading cifar-10-binary.tar.gz" in capsys.readouterr().err
+
+    def test_a_full_disk_is_not_taken_for_the_network(
+        self, official, data_dir, server, monkeypatch
+    ):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(download, "_receive", full)
+        with pytest.raises(OSError, match=r"No space left.*cifar-10-binary"):
+            obtain.obtain(at(official[1], server), Origin(data_dir))
+        assert left_in(data_dir) == []
 
     def test_another_sha256_is_refused_and_nothing_is_kept(self, official, data_dir, server):
         source = dataclasses.replace(at(official[1], server), sha256="0" * 64)

@@ -14,9 +14,11 @@ from run_files import DIGITS, change
 from tiny import OneConvolution
 
 from zsharp_jax.benchmark.datasets.obtain import Origin
+from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.measuring import sharpness
 from zsharp_jax.benchmark.measuring.around import losses_around
 from zsharp_jax.benchmark.measuring.progress import MeasuringProgress
+from zsharp_jax.benchmark.measuring.solutions import Solutions
 from zsharp_jax.benchmark.reporting import filter_figure
 from zsharp_jax.benchmark.reporting.figures import rendered
 from zsharp_jax.benchmark.reporting.kinds import KINDS
@@ -192,6 +194,15 @@ def test_the_loss_at_the_middle_of_a_line_and_a_plane_is_that_of_the_solution(ke
         assert middle == pytest.approx(around.plane[1, 1], rel=1e-5)
         assert middle == pytest.approx(line["train"]["loss"], rel=0.2)  # on 360 of the images
         np.testing.assert_allclose(around.line[[0, -1]], around.plane[1, [0, 2]], rtol=1e-5)
+
+
+def test_images_that_are_not_at_hand_are_named_once(kept, monkeypatch):
+    def missing(*_):
+        raise RequestError("cannot download it")
+
+    monkeypatch.setattr(Solutions, "of", missing)
+    found, problems = losses_around([(run, True) for run in read_folder(kept)[0]], Origin(), 3)
+    assert not found and problems == ["digits: cannot download it"]
 
 
 def test_each_method_is_drawn_at_its_best_radius(tmp_path):

@@ -61,7 +61,8 @@ def _exit(code: int) -> NoReturn:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # who read it may be gone
+        sys.stdout.flush()
     # Not `sys.exit`: XLA may still compile in a thread, and crashes where Python tidies up.
     os._exit(code)
 

@@ -160,7 +160,7 @@ def add_common(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
     )  # fmt: skip
     again.add_argument(
         "--overwrite", action="store_true",
-        help="train again, and replace runs that are there (default: stop if there are any)",
+        help="remove runs that are there, and train them again (default: stop if there are any)",
     )  # fmt: skip
     _add_recipe(parser, but)
 

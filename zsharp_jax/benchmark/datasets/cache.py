@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -88,6 +89,24 @@ def read(folder: pathlib.Path, source: Source) -> Cache:
     return Cache(folder, arrays, meta)
 
 
+def _take_room(path: pathlib.Path) -> None:
+    """Takes the room of a file that has holes, where the system can.
+
+    To write into a hole of a full disk ends the process, without an error that could be told.
+
+    Raises:
+        OSError: If there is not as much.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+
+
 def _mapped(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -118,15 +137,16 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     Raises:
         RequestError: If nothing can be written there.
     """
-    import fcntl
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = (folder.parent / f".{folder.name}.lock").open("w")
     except OSError as error:
         raise RequestError(f"cannot write to --data-dir, {folder}: {error.strerror}") from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(ImportError):  # Windows
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in folder.parent.glob(f".{folder.name}.making.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -186,9 +206,9 @@ def _write_split(
     advance: Callable[[int], None],
 ) -> None:
     count = images.counts[split]
-    pixels = np.lib.format.open_memmap(
-        folder / f"{split}_images.npy", "w+", np.uint8, (count, *source.image_shape)
-    )
+    path = folder / f"{split}_images.npy"
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *source.image_shape))
+    _take_room(path)
     labels = np.full(count, -1, np.int32)
     for place, image, label in images.examples(split):
         if image.dtype != np.uint8 or image.shape != source.image_shape:

@@ -1,6 +1,7 @@
 """Fetches one file over the network, and gives up in seconds."""
 
 import contextlib
+import errno
 import http.client
 import pathlib
 import tempfile
@@ -13,6 +14,7 @@ from zsharp_jax.benchmark.errors import RequestError
 
 MOST_BYTES = 2**30
 _CHUNK = 2**18
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -39,8 +41,9 @@ def downloaded(url: str, size: int, folder: pathlib.Path, timeout: float) -> Ite
             with urllib.request.urlopen(url, timeout=timeout) as response:
                 _receive(response, part, name, size)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            if isinstance(error, OSError) and error.filename == str(part):
-                raise  # it is the disk that failed
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                error.filename = str(part)
+                raise
             is_answer = isinstance(error, urllib.error.HTTPError)
             reason = error if is_answer else getattr(error, "reason", None) or error
             raise RequestError(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zsharp_jax.benchmark.datasets.obtain import Origin
+from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.measuring.landscape import loss_on_line, loss_on_plane
 from zsharp_jax.benchmark.measuring.progress import MeasuringProgress
 from zsharp_jax.benchmark.measuring.solutions import Solutions
@@ -38,13 +39,17 @@ def losses_around(
         points: How many values a coefficient has on a plane.
 
     Returns:
-        By run the losses, and a sentence for each run of which there are none.
+        By run the losses, and a sentence for each run of which there are none, or for each dataset
+        that is not at hand.
     """
-    found, problems, solutions = {}, [], Solutions(origin)
+    found, problems, missing, solutions = {}, [], {}, Solutions(origin)
     with MeasuringProgress(len(runs), parts=2) as progress:
         for run, with_plane in runs:
             name = f"{run.method}, rho {run.settings.get('rho', 0):g}, seed {run.seed}"
             progress.begin(name)
+            if run.dataset in missing:
+                progress.finish(f"{name}: {missing[run.dataset]}")
+                continue
             try:
                 solution, images = solutions.of(run), solutions.counts(run)["train"]
                 progress.tell("loss on a line")
@@ -52,6 +57,10 @@ def losses_around(
                 progress.tell("loss on a plane")
                 if with_plane:
                     plane = loss_on_plane(solution, run.seed, points)
+            except RequestError as error:  # the images are not at hand
+                missing[run.dataset] = str(error)
+                problems.append(f"{run.dataset}: {error}")
+                progress.finish(f"{name}: {error}")
             except DamagedError as error:
                 problems.append(f"{run.path}: {error}")
                 progress.finish(f"{name}: {error}")

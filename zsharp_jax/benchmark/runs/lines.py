@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 from zsharp_jax.benchmark.runs.fields import DamagedError, Record, brief, word
@@ -62,15 +62,34 @@ def put_records(path: pathlib.Path, records: Mapping[str, Record]) -> None:
         path: The file.
         records: What its lines hold, by the names of the runs.
     """
-    kept = {}
+    added = {name: json.dumps(record, allow_nan=False).encode() for name, record in records.items()}
+    _write_lines(path, _lines_by_name(path) | added)
+
+
+def drop_records(path: pathlib.Path, names: Collection[str]) -> None:
+    """Takes the lines of runs out of a file, if it is there and has any of them.
+
+    No other process may write to the file meanwhile, see `alone_in`.
+    """
+    lines = _lines_by_name(path)
+    kept = {name: line for name, line in lines.items() if name not in names}
+    if len(kept) < len(lines):
+        _write_lines(path, kept)
+
+
+def _lines_by_name(path: pathlib.Path) -> dict[str, bytes]:
+    """The lines of a file by the names of their runs; damaged ones are not ours to throw away."""
+    found = {}
     for number, line in enumerate(lines_of(path), 1):
         try:
-            kept[name_of(parsed(line))] = line
+            found[name_of(parsed(line))] = line
         except DamagedError:
-            kept[f"~{number}"] = line  # not ours to throw away
-    for name, record in records.items():
-        kept[name] = json.dumps(record, allow_nan=False).encode()
-    write_whole(path, b"".join(kept[name] + b"\n" for name in sorted(kept)))
+            found[f"~{number}"] = line
+    return found
+
+
+def _write_lines(path: pathlib.Path, lines: Mapping[str, bytes]) -> None:
+    write_whole(path, b"".join(lines[name] + b"\n" for name in sorted(lines)))
 
 
 def name_of(record: object) -> str:

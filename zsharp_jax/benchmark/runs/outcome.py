@@ -66,8 +66,8 @@ class Outcome:
     """What a run has found.
 
     Attributes:
-        status: `finished`, `failed` where a loss or a norm was not finite, or `interrupted` by a
-            SIGTERM.
+        status: `finished`, `failed` where a loss or a norm was not finite, or `interrupted` by
+            SIGTERM, Ctrl-C or the end of a budget.
         error: Why it failed, in one line; None where it did not.
         steps: How many steps it took.
         curves: One value per epoch (the last may be cut short) for each of `CURVES`.

@@ -15,7 +15,8 @@ class Checkpoint(NamedTuple):
     Attributes:
         carry: What the next step takes.
         progress: What has been found so far, as JSON can hold it.
-        accuracy: On the test images; None where they have not been evaluated after this step.
+        accuracy: On the images that the run is judged on after every epoch; None where they have
+            not been evaluated after this step.
     """
 
     carry: Any

@@ -86,7 +86,8 @@ def termination_noted() -> Iterator[None]:
             raise KeyboardInterrupt
         del signum, frame
         _stopped_by_hand.set()
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTICE)
+        with contextlib.suppress(OSError):  # who read it, such as `tee`, may be gone as well
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTICE)
 
     with (
         _handled(signal.SIGTERM, note, _terminated),

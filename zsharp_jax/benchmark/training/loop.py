@@ -191,8 +191,9 @@ class _Training:
         at_once, taken = self._program.steps_at_once, len(kept.progress["told"])
         if taken % self._program.steps_per_epoch % at_once:
             raise RequestError(
-                f"cannot resume after {taken} steps where a call takes {at_once}: the run was "
-                "broken off within an epoch on a CPU, go on there"
+                f"cannot resume after {taken} steps, within an epoch, where a call takes "
+                f"{at_once}: it took another number there, as on a CPU or with other --steps; "
+                "--overwrite trains anew, and another --out keeps what there is"
             )
         (finding,) = self.findings
         outcome = finding.outcome

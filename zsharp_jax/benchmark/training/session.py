@@ -12,6 +12,7 @@ from zsharp_jax.benchmark.errors import RequestError
 from zsharp_jax.benchmark.runs.fields import Record
 from zsharp_jax.benchmark.runs.files import prepare_folder, refuse_existing
 from zsharp_jax.benchmark.runs.packed import PACKED, pack, packed_records
+from zsharp_jax.benchmark.runs.removal import remove_runs
 from zsharp_jax.benchmark.runs.resumable import (
     CHECKPOINTS,
     refuse_other_plans,
@@ -62,6 +63,8 @@ def run(runs: Sequence[Settings], request: Request) -> list[Record]:
         refuse_other_settings(request.folder, runs, data_sha256)
     elif not request.overwrite:
         _refuse_existing(runs, request, data_sha256)
+    else:  # all at once: a command that is cut off goes on with `--resume`
+        remove_runs(request.folder, [settings.run_name(data_sha256) for settings in runs])
 
     with (
         interrupts.termination_noted(),

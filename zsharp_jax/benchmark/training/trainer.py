@@ -132,7 +132,8 @@ class Trainer:
                     keep=keep if request.keep_weights else None,
                 )
             except interrupts.Terminated as stop:
-                if stop.outcome is not None:
+                # A run that had finished is trained again for its weights, and stays finished.
+                if stop.outcome is not None and not self._has_finished(settings):
                     self._write(settings, program, stop.outcome)
                 raise
         return self._write(settings, program, outcome, *digests)
@@ -224,6 +225,11 @@ class Trainer:
         if folder is not None:
             folder /= settings.run_name(self.data_sha256)
         return contextlib.closing(EventFile(folder, steps_per_epoch, settings.batch_size))
+
+    def _has_finished(self, settings: Settings) -> bool:
+        with contextlib.suppress(DamagedError):
+            return finished_record(self.request.folder, settings, self.data_sha256) is not None
+        return False
 
     def _finished(self, settings: Settings) -> Record | None:
         try:
