@@ -45,6 +45,8 @@ def downloaded(url: str, size: int, folder: pathlib.Path, timeout: float) -> Ite
                 error.filename = str(part)
                 raise
             is_answer = isinstance(error, urllib.error.HTTPError)
+            if is_answer:
+                error.close()  # it holds the connection
             reason = error if is_answer else getattr(error, "reason", None) or error
             raise RequestError(
                 f"cannot download {url}: {reason}; "
