@@ -308,7 +308,7 @@ def test_an_array_that_a_state_holds_twice_is_named():
     leaf = jnp.ones(3)
     twice = {"a": leaf, "b": leaf}
     state = first_state(params=twice)._replace(params=twice)
-    with pytest.raises(ValueError, match="or is there twice"):
+    with pytest.raises(ValueError, match="or it comes twice"):
         step_with(loss_fn=lambda params: jnp.sum(params["a"] * params["b"]))(state)
 
 

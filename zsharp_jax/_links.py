@@ -78,7 +78,7 @@ def surrogate_gap(alpha: float = 0.4) -> optax.GradientTransformationExtraArgs:
     def combine(sharp, clean, steps):
         del steps
         across = _part_across(clean, sharp)
-        return jax.tree.map(lambda s, v: s - _like(v, alpha) * v, sharp, across)
+        return jax.tree.map(lambda s, v: s - _in_dtype_of(v, alpha) * v, sharp, across)
 
     return _link("surrogate_gap", combine, is_neutral=_is(alpha, 0))
 
@@ -122,7 +122,7 @@ def mix_gradients(weight: optax.ScalarOrSchedule = 0.8) -> optax.GradientTransfo
         if callable(weight):
             share = jnp.maximum(scheduled("weight", weight, steps), 0)
         return jax.tree.map(
-            lambda s, g: _like(g, 1 - share) * g + _like(s, share) * s, sharp, clean
+            lambda s, g: _in_dtype_of(g, 1 - share) * g + _in_dtype_of(s, share) * s, sharp, clean
         )
 
     return _link("mix_gradients", combine, is_neutral=_is(weight, 1))
@@ -177,18 +177,17 @@ def look_back(alpha: float = 0.7) -> optax.GradientTransformationExtraArgs:
         gradients = jax.tree.map(at_least_float32, updates)
 
         across = _part_across(gradients, clean)
-        length = tree_norm(across)
+        length, whole = tree_norm(across), tree_norm(gradients)
         # Where g_s lies along g, what is left across is what rounding leaves.
         rounding = max(map(_rounding, jax.tree.leaves(updates)), default=0.0)
-        is_there = length > rounding * tree_norm(gradients)
+        is_there = length > rounding * whole
         safe = jnp.where(is_there, length, 1)
-        found = jax.tree.map(lambda v: jnp.where(is_there, v / _like(v, safe), 0), across)
+        found = jax.tree.map(lambda v: jnp.where(is_there, v / _in_dtype_of(v, safe), 0), across)
         # What is not finite would spoil every step up to the next sharp one.
         direction = optax.tree.where(is_sharp & jnp.isfinite(length), found, state.direction)
 
-        length = _or_zero(tree_norm(gradients))
-        step = jnp.where(is_sharp, 0, _like(length, alpha) * length)
-        combined = jax.tree.map(lambda g, v: g + _like(v, step) * v, gradients, direction)
+        step = jnp.where(is_sharp, 0, _in_dtype_of(whole, alpha) * _or_zero(whole))
+        combined = jax.tree.map(lambda g, v: g + _in_dtype_of(v, step) * v, gradients, direction)
         direction = optax.tree.cast_like(direction, state.direction)
         return optax.tree.cast_like(combined, updates), LookBackState(direction)
 
@@ -259,17 +258,19 @@ def _part_across(tree: optax.Updates, other: optax.Updates) -> optax.Updates:
     It is 0 where the other is zero, or has a norm that is not finite.
     """
     length = _or_zero(tree_norm(other))
-    along = jax.tree.map(lambda leaf: leaf / _like(leaf, jnp.where(length > 0, length, 1)), other)
+    along = jax.tree.map(
+        lambda leaf: leaf / _in_dtype_of(leaf, jnp.where(length > 0, length, 1)), other
+    )
     products = map(_real_product, jax.tree.leaves(tree), jax.tree.leaves(along))
     product = sum(each.astype(length.dtype) for each in products)
 
     def across(leaf, along):
-        return jnp.where(length > 0, leaf - _like(along, product) * along, 0)
+        return jnp.where(length > 0, leaf - _in_dtype_of(along, product) * along, 0)
 
     return jax.tree.map(across, tree, along)
 
 
-def _like(leaf: jax.Array, number: Any) -> jax.Array:
+def _in_dtype_of(leaf: jax.Array, number: Any) -> jax.Array:
     """A number in the dtype of a leaf, which strict promotion asks for."""
     return jnp.asarray(number).astype(leaf.dtype)
 

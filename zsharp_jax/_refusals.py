@@ -171,7 +171,7 @@ def naming_what_is_no_state(step: Callable[..., Any], state_type: type) -> Calla
             if not is_there_twice and not is_used:
                 raise
             raise ValueError(
-                "an array of this state is gone, or is there twice, in the state or as an input: a "
+                "an array of this state is gone, or it comes twice, in the state or as an input: a "
                 "step takes over the memory of the state that it gets. Go on with the state that "
                 "the last step returned. What you keep of a state (the best weights, a target "
                 "network) copy before you hand it over, `jax.tree.map(jnp.copy, state.params)`, or "

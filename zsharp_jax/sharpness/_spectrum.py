@@ -22,10 +22,10 @@ from zsharp_jax.sharpness._vectors import (
     dot,
     gaussian,
     homes_of,
-    in_all,
     length_of,
     placed,
     size_of,
+    total,
     unit,
 )
 
@@ -208,7 +208,7 @@ def _orthogonal(vector: optax.Params, basis: optax.Params) -> optax.Params:
         # No `tensordot`: over what explicit axes split it would have to be told where to end up.
         return jnp.sum(rows * leaf[None], axis=tuple(range(1, rows.ndim)))
 
-    parts = in_all(jax.tree.leaves(jax.tree.map(along_rows, basis, vector)))
+    parts = total(jax.tree.leaves(jax.tree.map(along_rows, basis, vector)))
 
     def without(leaf, rows):
         return leaf - jnp.tensordot(parts.astype(leaf.dtype), rows, 1, precision="highest")

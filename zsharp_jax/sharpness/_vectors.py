@@ -81,10 +81,10 @@ def _drawn(
 def dot(one: optax.Params, other: optax.Params) -> jax.Array:
     """The inner product, in the dtype of the widest leaf."""
     products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))
-    return in_all(products)
+    return total(products)
 
 
-def in_all(parts: Sequence[jax.Array]) -> jax.Array:
+def total(parts: Sequence[jax.Array]) -> jax.Array:
     """The sum of what the leaves come to, in the dtype of the widest."""
     dtype = widest(*parts)
     return functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
@@ -98,8 +98,7 @@ def scaled(tree: optax.Params, factor: jax.Array) -> optax.Params:
 def length_of(tree: optax.Params) -> jax.Array:
     """The L2 norm, also of entries whose squares are beyond the largest float or below the least.
 
-    Curvature may be that large or small: where weights do not matter to scale, it goes as one over
-    their square.
+    Curvature may be so: before a normalisation layer it grows as one over the squared weights.
     """
     most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     largest = functools.reduce(jnp.maximum, [each.astype(widest(*most)) for each in most])
